@@ -1,0 +1,10 @@
+"""App config: wiring, background jobs and the commands that start everything."""
+
+from django.apps import AppConfig
+
+
+class OrchestratorProjectConfig(AppConfig):
+    """Holds the job slots and the process commands."""
+
+    name = "orchestrator_project"
+    verbose_name = "Background jobs"

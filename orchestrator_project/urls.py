@@ -1,0 +1,24 @@
+"""All routes of the web process."""
+
+from django.contrib import admin
+from django.urls import include, path
+from django.views.generic import RedirectView
+from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerView
+
+from executions.api.views import HealthView
+
+OPEN = {"authentication_classes": [], "permission_classes": []}
+
+urlpatterns = [
+    path("", RedirectView.as_view(url="/admin/")),
+    path("admin/", admin.site.urls),
+    path("health", HealthView.as_view(), name="health"),
+    path("v1/", include("executions.api.urls")),
+    path("v1/", include("approvals_bridge.api.urls")),
+    path("v1/schema", SpectacularAPIView.as_view(**OPEN), name="schema"),
+    path("v1/docs", SpectacularSwaggerView.as_view(url_name="schema", **OPEN), name="docs"),
+    path("v1/redoc", SpectacularRedocView.as_view(url_name="schema", **OPEN), name="redoc"),
+]
+
+handler404 = "executions.api.problems.page_not_found"
+handler500 = "executions.api.problems.server_error"
