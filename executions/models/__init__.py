@@ -1,0 +1,27 @@
+"""What the service remembers about plans and runs."""
+
+from executions.models.api_key import ApiKey, Scope
+from executions.models.event import Event
+from executions.models.idempotency import IdempotencyRecord
+from executions.models.ids import uuid7
+from executions.models.plan import Plan
+from executions.models.run import Command, Run, RunReason, RunStatus, RunStep
+from executions.models.tenant import Tenant
+from executions.models.work import Kind, Work
+
+__all__ = [
+    "ApiKey",
+    "Command",
+    "Event",
+    "IdempotencyRecord",
+    "Kind",
+    "Plan",
+    "Run",
+    "RunReason",
+    "RunStatus",
+    "RunStep",
+    "Scope",
+    "Tenant",
+    "Work",
+    "uuid7",
+]
