@@ -1,0 +1,317 @@
+"""From Portia's question to a person, and from the person's answer back to Portia.
+
+import_clarifications  job: fetch the questions of a run that has new ones
+decide                 a person's word, whatever way it came in: admin, API or command
+deliver_answers        job: tell Portia what was decided, once
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from approvals_bridge import answers, policy
+from approvals_bridge.models import Clarification, ClarificationStatus, Decision, Vote
+from executions import events
+from executions.errors import InvalidRequest, NotFound, StaleSubject
+from executions.models import Kind, Run, Work
+from executions.portia.client import portia
+from executions.portia.errors import AlreadyResolved, PortiaError, Unauthorized
+from executions.portia.errors import NotFound as PortiaNotFound
+from executions.portia.errors import StaleSubject as StaleAtPortia
+from executions.portia.wire import PortiaClarification
+from orchestrator_project.telemetry import correlated
+
+logger = logging.getLogger(__name__)
+
+BATCH = 20
+LEASE = 15.0  # seconds
+SLOWEST_RETRY = 15.0
+
+STATUS_AFTER = {
+    Decision.APPROVE: ClarificationStatus.APPROVED,
+    Decision.ANSWER: ClarificationStatus.APPROVED,
+    Decision.REJECT: ClarificationStatus.REJECTED,
+}
+EVENT_OF_STATUS = {
+    ClarificationStatus.APPROVED: events.CLARIFICATION_APPROVED,
+    ClarificationStatus.REJECTED: events.CLARIFICATION_REJECTED,
+    ClarificationStatus.TIMEOUT: events.CLARIFICATION_TIMEOUT,
+    ClarificationStatus.CANCELLED: events.CLARIFICATION_CANCELLED,
+}
+RESOLVED_BY_RUN = ("run_cancelled", "run_failed")
+
+
+def import_clarifications() -> int:
+    """Bring the clarifications of due runs up to date with Portia's; returns rows taken."""
+    works = Work.objects.claim(Kind.CLARIFICATIONS, limit=BATCH, lease=LEASE)
+    runs = Run.objects.select_related("tenant").in_bulk([work.run_id for work in works])
+    for work in works:
+        run = runs[work.run_id]
+        with correlated(run.correlation_id, run.traceparent):
+            _import(work, run)
+    return len(works)
+
+
+def decide(
+    *,
+    clarification_id: UUID,
+    user: Any,
+    decision: str,
+    value: Any = None,
+    reason: str = "",
+    action_digest: str = "",
+    source: str,
+) -> Clarification:
+    """Take a person's decision: the one way in for the admin, the API and commands.
+
+    `action_digest` is the seal the person saw; where the clarification has one, it must be the same. Opens its own
+    transaction unless the caller has one. Raises NotFound, Conflict, Gone, Forbidden, StaleSubject or InvalidRequest, each with
+    a sentence for the person; then nothing has changed.
+    """
+    with transaction.atomic():
+        clarification = _locked(clarification_id)
+        policy.check_can_decide(clarification=clarification, user=user, now=timezone.now())
+        _check_seal(clarification, action_digest)
+        answer = _checked_answer(clarification, decision, value, reason)
+        Vote.objects.create(
+            clarification=clarification,
+            voter=user,
+            decision=decision,
+            value=answer,
+            reason=reason,
+            action_digest=action_digest,
+            source=source,
+        )
+        clarification.response = answer
+        _close(clarification, STATUS_AFTER[Decision(decision)], by=user.get_username(), reason=reason)
+        Work.objects.schedule(clarification.run_id, Kind.ANSWER)
+    return clarification
+
+
+def deliver_answers() -> int:
+    """Tell Portia every decision it does not know yet; returns rows taken."""
+    works = Work.objects.claim(Kind.ANSWER, limit=BATCH, lease=LEASE)
+    for work in works:
+        _deliver_run(work)
+    return len(works)
+
+
+# -- import
+
+
+def _import(work: Work, run: Run) -> None:
+    try:
+        remote = portia().get_clarifications(str(run.portia_run_id), tenant=run.tenant.identifier)
+    except PortiaError as error:
+        logger.warning("run %s: clarifications put off: %s", run.pk, error.message)
+        Work.objects.later(work, delay=_retry_delay(work))
+        return
+    with transaction.atomic():
+        run = Run.objects.select_for_update().get(pk=run.pk)
+        for one in remote:
+            _import_one(run, one)
+        if run.is_terminal:
+            _cancel_rest(run)
+        _settle_import(work, run)
+
+
+def _import_one(run: Run, remote: PortiaClarification) -> None:
+    """Follow one question of Portia's. The same question about another action is a new one, and the old one is void."""
+    digest = (remote.action_digest or "")[:64]
+    same_id = run.clarifications.filter(portia_clarification_id=remote.clarification_id).select_for_update()
+    for outdated in same_id.pending().exclude(action_digest=digest):
+        _close(outdated, ClarificationStatus.CANCELLED, by="portia", reason="The action changed after it was shown.")
+    clarification = same_id.filter(action_digest=digest).first() or _create(run, remote, digest)
+    if clarification.status != ClarificationStatus.PENDING:
+        return
+    if remote.status != "pending":
+        _follow(clarification, remote)
+    elif _is_over(clarification):
+        _close(clarification, ClarificationStatus.TIMEOUT, by="orchestrator", reason="Nobody answered in time.")
+
+
+def _create(run: Run, remote: PortiaClarification, digest: str) -> Clarification:
+    clarification = Clarification.objects.create(
+        tenant_id=run.tenant_id,
+        run=run,
+        portia_clarification_id=remote.clarification_id,
+        category=remote.category[:32],
+        title=remote.title[:300],
+        guidance=remote.user_guidance,
+        step_id=(remote.step_id or "")[:256],
+        argument_name=(remote.argument_name or "")[:128],
+        options=remote.options,
+        action_url=remote.action_url or "",
+        proposed=remote.data.get("value", remote.response),
+        data=remote.data,
+        action=remote.action,
+        action_digest=digest,
+        required_approvers=remote.required_approvers,
+        approval_rules=remote.approval_rules,
+        requested_at=remote.requested_at or timezone.now(),
+        deadline=remote.timeout_at,
+    )
+    _record(clarification, events.CLARIFICATION_REQUESTED, by="portia")
+    return clarification
+
+
+def _follow(clarification: Clarification, remote: PortiaClarification) -> None:
+    """Close what was closed on Portia's side: answered there, timed out, or ended with its run."""
+    if remote.resolution in RESOLVED_BY_RUN:
+        status = ClarificationStatus.CANCELLED
+    elif remote.status in ClarificationStatus.values:
+        status = ClarificationStatus(remote.status)
+    else:
+        return
+    clarification.response = remote.response
+    clarification.delivered_at = timezone.now()
+    _close(clarification, status, by="portia", reason="Decided at Portia.")
+
+
+def _is_over(clarification: Clarification) -> bool:
+    return clarification.deadline is not None and clarification.deadline <= timezone.now()
+
+
+def _cancel_rest(run: Run) -> None:
+    for clarification in run.clarifications.pending().select_for_update():
+        _close(clarification, ClarificationStatus.CANCELLED, by="orchestrator", reason=f"The run is {run.status}.")
+
+
+def _settle_import(work: Work, run: Run) -> None:
+    """Come back at the next deadline, where there is one."""
+    deadlines = run.clarifications.pending().exclude(deadline=None).order_by("deadline")
+    first = deadlines.values_list("deadline", flat=True).first()
+    if first is None:
+        Work.objects.done([work])
+    else:
+        delay = max(0.5, (first - timezone.now()).total_seconds() + 0.1)
+        Work.objects.later(work, delay=delay, attempts=0)
+
+
+# -- decide
+
+
+def _locked(clarification_id: UUID) -> Clarification:
+    """Lock run, then clarification: the order every writer uses, so that no two wait for each other."""
+    run_id = Clarification.objects.filter(pk=clarification_id).values_list("run_id", flat=True).first()
+    if run_id is None:
+        raise NotFound("There is no such clarification.")
+    Run.objects.select_for_update().get(pk=run_id)
+    clarifications = Clarification.objects.select_for_update(of=("self",)).select_related("run__plan", "tenant")
+    return clarifications.get(pk=clarification_id)
+
+
+def _check_seal(clarification: Clarification, action_digest: str) -> None:
+    if clarification.action_digest and action_digest != clarification.action_digest:
+        raise StaleSubject(
+            "What would run is not what you were shown. Look at it again and decide anew."
+            if action_digest
+            else "Say which action you decide about: send its action_digest.",
+            action=clarification.action,
+            action_digest=clarification.action_digest,
+        )
+
+
+def _checked_answer(clarification: Clarification, decision: str, value: Any, reason: str) -> Any:
+    if decision not in Decision.values:
+        raise InvalidRequest(f"decision: one of {', '.join(Decision.values)}.")
+    if decision == Decision.REJECT:
+        if not reason.strip():
+            raise InvalidRequest(
+                "Say why you reject this.",
+                errors=[{"pointer": "/reason", "code": "required", "detail": "Give a reason of at least one word."}],
+            )
+        return None
+    answers.check_decision(clarification, decision)
+    return True if answers.is_yes_or_no(clarification) else answers.check(clarification, value)
+
+
+def _close(clarification: Clarification, status: ClarificationStatus, *, by: str, reason: str) -> None:
+    clarification.status, clarification.decision_reason = status, reason
+    clarification.decided_at, clarification.decided_by = timezone.now(), by
+    clarification.save(
+        update_fields=["status", "decision_reason", "decided_at", "decided_by", "response", "delivered_at"]
+    )
+    _record(clarification, EVENT_OF_STATUS[status], by=by)
+
+
+def _record(clarification: Clarification, kind: str, *, by: str) -> None:
+    data = {
+        "clarification_id": str(clarification.pk),
+        "category": clarification.category,
+        "step_id": clarification.step_id,
+        "status": clarification.status,
+        "reason": clarification.decision_reason,
+        "action_digest": clarification.action_digest,
+    }
+    events.record(run=clarification.run, kind=kind, by=by, data=data, subject=f"clarification/{clarification.pk}")
+
+
+# -- deliver
+
+
+def _deliver_run(work: Work) -> None:
+    waiting = Clarification.objects.undelivered().filter(run_id=work.run_id).select_related("run__tenant")
+    for clarification in waiting.order_by("decided_at"):
+        run = clarification.run
+        with correlated(run.correlation_id, run.traceparent):
+            if not _deliver(work, clarification):
+                return
+    Work.objects.done([work])
+
+
+def _deliver(work: Work, clarification: Clarification) -> bool:
+    """Bring one decision to Portia; False where it has to be tried again."""
+    try:
+        _respond(clarification)
+    except (AlreadyResolved, StaleAtPortia, PortiaNotFound) as overtaken:
+        _settle_delivery(clarification, error=overtaken.message)
+    except PortiaError as error:
+        if error.retryable or isinstance(error, Unauthorized):
+            logger.warning("clarification %s: delivery put off: %s", clarification.pk, error.message)
+            Work.objects.later(work, delay=_retry_delay(work))
+            return False
+        logger.error("clarification %s: Portia refused the answer: %s", clarification.pk, error.message)
+        _settle_delivery(clarification, error=error.message)
+    else:
+        _settle_delivery(clarification, error="")
+    return True
+
+
+def _respond(clarification: Clarification) -> None:
+    approved = clarification.status == ClarificationStatus.APPROVED
+    portia().respond_to_clarification(
+        clarification.portia_clarification_id,
+        tenant=clarification.run.tenant.identifier,
+        approved=approved,
+        approver_id=clarification.decided_by,
+        reason=clarification.decision_reason or None,
+        response=None if not approved or answers.is_yes_or_no(clarification) else clarification.response,
+        metadata={"approvers": [clarification.decided_by], "clarification_id": str(clarification.pk)},
+        action_digest=clarification.action_digest or None,
+    )
+
+
+def _settle_delivery(clarification: Clarification, *, error: str) -> None:
+    """Note that Portia has the answer, or has no more use for it, and look at the run at once."""
+    with transaction.atomic():
+        Run.objects.select_for_update().get(pk=clarification.run_id)
+        fresh = Clarification.objects.select_for_update(of=("self",)).select_related("run").get(pk=clarification.pk)
+        if fresh.delivered_at is not None:
+            return
+        fresh.delivered_at, fresh.delivery_error = timezone.now(), error
+        fresh.save(update_fields=["delivered_at", "delivery_error"])
+        if not error:
+            _record(fresh, events.CLARIFICATION_DELIVERED, by="orchestrator")
+        else:
+            Work.objects.schedule(fresh.run_id, Kind.CLARIFICATIONS)
+        Work.objects.schedule(fresh.run_id, Kind.SYNC)
+
+
+def _retry_delay(work: Work) -> float:
+    return min(SLOWEST_RETRY, 0.5 * 2 ** min(work.attempts, 10))

@@ -1,0 +1,419 @@
+"""Runs, as Portia knows them: launch, sync, deliver commands. Called by jobs only.
+
+Each function works one batch:
+1. claim due work rows (a lease, in one statement);
+2. talk to Portia, outside any transaction, several calls at a time;
+3. per run, one short transaction: lock the run, look at its state, write what is new, settle the work row.
+A killed worker's rows come back when the lease ends. A repeat finds the same remote run, because `POST /runs` carries our run
+id as its key, and writes nothing, because a snapshot older than `portia_version` is dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from django.db import transaction
+from django.utils import timezone
+
+from executions import events
+from executions.actions import plans
+from executions.admission import allowed_tools
+from executions.errors import CapabilityRefused
+from executions.models import Command, Kind, Run, RunReason, RunStatus, RunStep, Work
+from executions.models.run import TERMINAL
+from executions.portia.client import portia
+from executions.portia.errors import InvalidState, NotFound, PlanNotFound, PortiaError, Unauthorized
+from executions.portia.translate import translate
+from executions.portia.wire import PortiaPlan, PortiaPlanRun, StepState
+from orchestrator_project.telemetry import correlated
+
+logger = logging.getLogger(__name__)
+
+BATCH = 50
+LEASE = 15.0  # seconds; longer than the client's time-outs and retries together
+PARALLEL_CALLS = 8
+FIRST_SYNC = 0.03  # seconds after the launch
+SLOWEST_SYNC = 15.0
+WAITING_SYNC = 30.0  # while a person decides; the decision makes the run due at once
+LOST_AFTER = timedelta(seconds=30)
+SLOWEST_RETRY = 15.0
+MISCONFIGURED_RETRY = 30.0
+
+STATUS_OF_REMOTE = {
+    "pending": (RunStatus.RUNNING, RunReason.EXECUTING),
+    "running": (RunStatus.RUNNING, RunReason.EXECUTING),
+    "completed": (RunStatus.COMPLETED, RunReason.OK),
+    "failed": (RunStatus.FAILED, RunReason.STEP_FAILED),
+    "cancelled": (RunStatus.CANCELLED, RunReason.CANCEL_REQUESTED),
+}
+REASON_OF_ERROR = {
+    "clarification_rejected": RunReason.REJECTED,
+    "clarification_timeout": RunReason.CLARIFICATION_EXPIRED,
+    "run_timeout": RunReason.TIMED_OUT,
+    "tool_not_allowed": RunReason.CAPABILITY_DENIED,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Errand:
+    """A run about which Portia is to be called, and the work row that says so."""
+
+    work: Work
+    run: Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch(Errand):
+    """A run that is ready to be sent."""
+
+    plan: PortiaPlan
+
+
+AnyErrand = TypeVar("AnyErrand", bound=Errand)
+
+
+def launch() -> int:
+    """Start accepted runs at Portia; returns how many work rows were taken."""
+    works = Work.objects.claim(Kind.LAUNCH, limit=BATCH, lease=LEASE)
+    runs = _load_runs(works)
+    launches = [ready for work in works if (ready := _prepare(work, runs[work.run_id]))]
+    for ready, answer in _in_parallel(_create_remote, launches):
+        _settle_launch(ready, answer)
+    return len(works)
+
+
+def sync() -> int:
+    """Ask Portia about the runs that are due, one call per tenant, and write what changed; returns rows taken."""
+    works = Work.objects.claim(Kind.SYNC, limit=100, lease=LEASE)
+    runs = _load_runs(works)
+    _drop_settled(works, runs)
+    by_tenant: dict[str, list[Work]] = defaultdict(list)
+    for work in works:
+        if not runs[work.run_id].is_terminal:
+            by_tenant[runs[work.run_id].tenant.identifier].append(work)
+    for tenant, group in by_tenant.items():
+        _sync_tenant(tenant, group, runs)
+    return len(works)
+
+
+def deliver_commands() -> int:
+    """Tell Portia what people asked of their runs; returns rows taken."""
+    works = Work.objects.claim(Kind.COMMAND, limit=BATCH, lease=LEASE)
+    runs = _load_runs(works)
+    errands = [Errand(work=work, run=runs[work.run_id]) for work in works if _has_command(work, runs[work.run_id])]
+    for errand, answer in _in_parallel(_send_command, errands):
+        _settle_command(errand.work, errand.run, answer)
+    return len(works)
+
+
+def apply(run: Run, remote: PortiaPlanRun) -> bool:
+    """Write a snapshot of Portia's onto a locked run; False where it is no newer than what is known.
+
+    Needs the caller's transaction.
+    """
+    if remote.version <= run.portia_version or run.is_terminal:
+        return False
+    questions_before = run.pending_clarifications
+    finished = _store_steps(run, remote.steps)
+    run.portia_version, run.portia_missing_since = remote.version, None
+    run.progress = min(max(remote.progress, 0.0), 1.0)
+    run.current_step = (remote.current_step or "")[:256]
+    run.results, run.rollback = remote.results, remote.rollback
+    run.pending_clarifications = remote.pending_clarifications
+    run.touch(
+        "portia_version", "portia_missing_since", "progress", "current_step", "results", "rollback",
+        "pending_clarifications",
+    )  # fmt: skip
+    for step in finished:
+        events.record(run=run, kind=events.STEP_COMPLETED, by="portia", data=_step_facts(step), subject=step.step_id)
+    _follow(run, remote)
+    if run.pending_clarifications != questions_before:
+        Work.objects.schedule(run.pk, Kind.CLARIFICATIONS)
+    return True
+
+
+# -- launch
+
+
+def _prepare(work: Work, run: Run) -> Launch | None:
+    """Check once more that the run may start; settle it here where it may not."""
+    if run.status != RunStatus.PENDING:
+        Work.objects.done([work])
+        return None
+    document = plans.parsed(run.plan_id)
+    try:
+        allowed_tools(plan=document, tenant=run.tenant, token_tools=run.allowed_tools)
+    except CapabilityRefused as refused:
+        _fail(run, RunReason.CAPABILITY_DENIED, code=refused.code, message=str(refused), work=work)
+        return None
+    plan = translate(document, allowed_tools=run.allowed_tools, timeout=run.timeout, retry_policy=run.retry_policy)
+    return Launch(work=work, run=run, plan=plan)
+
+
+def _create_remote(ready: Launch) -> PortiaPlanRun:
+    """Create the remote run, and before it the plan where Portia does not have it yet."""
+    try:
+        return _create_run(ready)
+    except PlanNotFound:
+        portia().create_plan(ready.plan, tenant=ready.run.tenant.identifier)
+        return _create_run(ready)
+
+
+def _create_run(ready: Launch) -> PortiaPlanRun:
+    run = ready.run
+    return portia().create_run(
+        tenant=run.tenant.identifier,
+        plan_id=ready.plan.plan_id,
+        parameters=run.parameters,
+        variables=run.variables,
+        triggered_by=run.triggered_by,
+        correlation_id=run.correlation_id,
+        idempotency_key=str(run.pk),
+    )
+
+
+def _settle_launch(ready: Launch, answer: PortiaPlanRun | PortiaError) -> None:
+    if isinstance(answer, PortiaError):
+        _launch_failed(ready, answer)
+        return
+    with transaction.atomic():
+        run = Run.objects.select_for_update().get(pk=ready.run.pk)
+        if not run.portia_run_id and not run.is_terminal:
+            run.portia_run_id, run.portia_plan_id = answer.run_id, ready.plan.plan_id
+            run.touch("portia_run_id", "portia_plan_id")
+            apply(run, answer)
+        Work.objects.done([ready.work])
+        if not run.is_terminal:
+            Work.objects.schedule(run.pk, Kind.SYNC, delay=FIRST_SYNC)
+        if run.requested:
+            Work.objects.schedule(run.pk, Kind.COMMAND)
+
+
+def _launch_failed(ready: Launch, error: PortiaError) -> None:
+    if not error.retryable and not isinstance(error, Unauthorized):
+        _fail(ready.run, RunReason.PLAN_REFUSED, code=error.code or "plan_refused", message=error.message,
+              details=error.details, work=ready.work)  # fmt: skip
+        return
+    logger.warning("run %s: launch put off: %s", ready.run.pk, error.message)
+    with transaction.atomic():
+        run = Run.objects.select_for_update().get(pk=ready.run.pk)
+        if run.status == RunStatus.PENDING:
+            run.transition(RunStatus.PENDING, RunReason.PORTIA_UNREACHABLE, error={"message": error.message})
+        Work.objects.later(ready.work, delay=_retry_delay(ready.work, error))
+
+
+# -- sync
+
+
+def _drop_settled(works: list[Work], runs: dict[Any, Run]) -> None:
+    Work.objects.done(work for work in works if runs[work.run_id].is_terminal)
+
+
+def _sync_tenant(tenant: str, works: list[Work], runs: dict[Any, Run]) -> None:
+    ids = {str(runs[work.run_id].portia_run_id): work for work in works}
+    try:
+        found, missing = portia().get_runs(ids, tenant=tenant)
+    except PortiaError as error:
+        logger.warning("sync of %d runs put off: %s", len(works), error.message)
+        for work in works:
+            Work.objects.later(work, delay=_retry_delay(work, error))
+        return
+    for remote in found:
+        if remote.run_id in ids:
+            work = ids[remote.run_id]
+            _settle_sync(work, runs[work.run_id], remote)
+    for portia_run_id in missing:
+        _settle_missing(ids[portia_run_id])
+
+
+def _settle_sync(work: Work, run: Run, remote: PortiaPlanRun) -> None:
+    if remote.version <= run.portia_version:
+        Work.objects.later(work, delay=_sync_delay(run, work.attempts))
+        return
+    with transaction.atomic():
+        run = Run.objects.select_for_update().get(pk=run.pk)
+        apply(run, remote)
+        if run.is_terminal:
+            Work.objects.done([work])
+        else:
+            Work.objects.later(work, delay=_sync_delay(run, 0), attempts=0)
+
+
+def _settle_missing(work: Work) -> None:
+    with transaction.atomic():
+        run = Run.objects.select_for_update().get(pk=work.run_id)
+        now = timezone.now()
+        if run.portia_missing_since is None:
+            run.portia_missing_since = now
+            run.touch("portia_missing_since")
+        elif now - run.portia_missing_since >= LOST_AFTER and not run.is_terminal:
+            message = "Portia no longer knows this run; whether its last step took effect is not known."
+            run.transition(RunStatus.FAILED, RunReason.RUN_LOST, error={"code": "run_lost", "message": message})
+        Work.objects.later(work, delay=LOST_AFTER.total_seconds())
+
+
+def _sync_delay(run: Run, unchanged: int) -> float:
+    """Seconds to the next look: soon after a change, then half as long again each time nothing changed."""
+    if run.reason == RunReason.AWAITING_CLARIFICATION or run.status == RunStatus.PAUSED:
+        return WAITING_SYNC
+    return min(SLOWEST_SYNC, 0.1 * 1.5 ** min(unchanged, 30))
+
+
+# -- commands
+
+
+def _has_command(work: Work, run: Run) -> bool:
+    """Whether there is something to tell; a run that is still being launched gets its command afterwards."""
+    if run.requested and run.portia_run_id and not run.is_terminal:
+        return True
+    Work.objects.done([work])
+    return False
+
+
+def _send_command(errand: Errand) -> PortiaPlanRun:
+    run, client = errand.run, portia()
+    calls = {Command.PAUSE: client.pause_run, Command.RESUME: client.resume_run, Command.CANCEL: client.cancel_run}
+    return calls[Command(run.requested)](str(run.portia_run_id), tenant=run.tenant.identifier)
+
+
+def _settle_command(work: Work, sent: Run, answer: PortiaPlanRun | PortiaError) -> None:
+    if isinstance(answer, PortiaError) and (answer.retryable or isinstance(answer, Unauthorized)):
+        logger.warning("run %s: %s put off: %s", sent.pk, sent.requested, answer.message)
+        Work.objects.later(work, delay=_retry_delay(work, answer))
+        return
+    with transaction.atomic():
+        run = Run.objects.select_for_update().get(pk=sent.pk)
+        if run.requested == sent.requested and not run.is_terminal:
+            run.requested = ""
+            run.touch("requested")
+        if isinstance(answer, PortiaPlanRun):
+            apply(run, answer)
+        elif not isinstance(answer, InvalidState | NotFound):
+            logger.error("run %s: Portia refused to %s: %s", run.pk, sent.requested, answer.message)
+        Work.objects.done([work])
+        if not run.is_terminal:
+            Work.objects.schedule(run.pk, Kind.SYNC)
+
+
+# -- what a snapshot means
+
+
+def _follow(run: Run, remote: PortiaPlanRun) -> None:
+    """Move the run to where the snapshot says it is; a status word we do not know moves nothing."""
+    meaning = _meaning(remote)
+    if meaning is None:
+        return
+    status, reason = meaning
+    error = None
+    if status == RunStatus.FAILED:
+        error = {"code": "failed", **remote.error_details, "message": remote.error_message or ""}
+    if status in TERMINAL and remote.rollback and remote.rollback.get("status") == "completed":
+        events.record(run=run, kind=events.ROLLED_BACK, by="portia", data={"steps": remote.rollback.get("steps", [])})
+    run.transition(status, reason, error=error)
+
+
+def _meaning(remote: PortiaPlanRun) -> tuple[str, str] | None:
+    rollback = str(remote.rollback.get("status", ""))
+    if remote.status == "paused":
+        waits = remote.paused_reason == "clarification"
+        return RunStatus.PAUSED, RunReason.AWAITING_CLARIFICATION if waits else RunReason.PAUSE_REQUESTED
+    if remote.status == "running" and rollback == "running":
+        return RunStatus.RUNNING, RunReason.ROLLING_BACK
+    if remote.status == "failed" and rollback == "failed":
+        return RunStatus.FAILED, RunReason.ROLLBACK_FAILED
+    if remote.status == "failed":
+        return RunStatus.FAILED, REASON_OF_ERROR.get(str(remote.error_details.get("code")), RunReason.STEP_FAILED)
+    return STATUS_OF_REMOTE.get(remote.status)
+
+
+def _store_steps(run: Run, states: list[StepState]) -> list[RunStep]:
+    """Write the steps that changed; returns those that completed since the last snapshot."""
+    known = {step.step_id: step for step in RunStep.objects.filter(run=run)}
+    fresh = [_run_step(run, position, state) for position, state in enumerate(states)]
+    changed = [step for step in fresh if _differs(known.get(step.step_id), step)]
+    RunStep.objects.bulk_create(
+        changed,
+        update_conflicts=True,
+        unique_fields=["run", "step_id"],
+        update_fields=[
+            "position", "name", "step_type", "status", "attempts", "output", "error", "reason", "started_at",
+            "completed_at", "next_attempt_at",
+        ],
+    )  # fmt: skip
+    was_completed = {step_id for step_id, step in known.items() if step.status == "completed"}
+    return [step for step in changed if step.status == "completed" and step.step_id not in was_completed]
+
+
+def _run_step(run: Run, position: int, state: StepState) -> RunStep:
+    return RunStep(
+        run=run,
+        step_id=state.id[:256],
+        position=position,
+        name=state.name[:256],
+        step_type=state.type[:32],
+        status=state.status[:32],
+        attempts=state.attempts,
+        output=state.output,
+        error=state.error,
+        reason=state.reason or "",
+        started_at=state.started_at,
+        completed_at=state.completed_at,
+        next_attempt_at=state.next_attempt_at,
+    )
+
+
+def _differs(known: RunStep | None, fresh: RunStep) -> bool:
+    compared = ("position", "status", "attempts", "output", "error", "reason", "completed_at", "next_attempt_at")
+    return known is None or any(getattr(known, name) != getattr(fresh, name) for name in compared)
+
+
+def _step_facts(step: RunStep) -> dict[str, Any]:
+    return {"step_id": step.step_id, "type": step.step_type, "attempts": step.attempts}
+
+
+# -- shared by the three
+
+
+def _load_runs(works: Iterable[Work]) -> dict[Any, Run]:
+    return Run.objects.select_related("tenant").in_bulk([work.run_id for work in works])
+
+
+def _in_parallel(
+    call: Callable[[AnyErrand], PortiaPlanRun], errands: list[AnyErrand]
+) -> list[tuple[AnyErrand, PortiaPlanRun | PortiaError]]:
+    """Call Portia for each errand, a few at a time; an error is that one's answer. The calls do not touch the database."""
+
+    def guarded(errand: AnyErrand) -> PortiaPlanRun | PortiaError:
+        with correlated(errand.run.correlation_id, errand.run.traceparent):
+            try:
+                return call(errand)
+            except PortiaError as error:
+                return error
+
+    if len(errands) < 2:
+        return [(errand, guarded(errand)) for errand in errands]
+    with ThreadPoolExecutor(max_workers=PARALLEL_CALLS) as pool:
+        return list(zip(errands, pool.map(guarded, errands), strict=True))
+
+
+def _retry_delay(work: Work, error: PortiaError) -> float:
+    if isinstance(error, Unauthorized):
+        return MISCONFIGURED_RETRY
+    return max(error.retry_after or 0.0, min(SLOWEST_RETRY, 0.5 * 2 ** min(work.attempts, 10)))
+
+
+def _fail(
+    run: Run, reason: RunReason, *, code: str, message: str, work: Work, details: dict[str, Any] | None = None
+) -> None:
+    with transaction.atomic():
+        locked = Run.objects.select_for_update().get(pk=run.pk)
+        if not locked.is_terminal:
+            error = {"code": code, "message": message, **({"details": details} if details else {})}
+            locked.transition(RunStatus.FAILED, reason, by="orchestrator", error=error)
+        Work.objects.done([work])

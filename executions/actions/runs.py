@@ -1,0 +1,262 @@
+"""Runs, as people and programs ask for them: start, pause, resume, cancel, wait.
+
+Everything here writes rows only; Portia is told by the jobs in remote_runs.py.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import connection, transaction
+from django.utils import timezone
+
+from executions import events
+from executions.actions import plans
+from executions.admission import Admission, admit
+from executions.errors import CommandRefused, InvalidRequest
+from executions.models import Command, Kind, Plan, Run, RunReason, RunStatus, RunStep, Tenant, Work
+from executions.plan_document import ExecutablePlan
+from executions.portia.translate import execution_order, translate
+
+WAITERS = threading.BoundedSemaphore(3)  # of the web process's 8 threads; more waiting calls are answered at once
+LONGEST_WAIT = 60  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What a caller asks to run; either the document or the hash of a stored one. `timeout` in active seconds."""
+
+    executable_plan: dict[str, Any] | None = None
+    plan_hash: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    variables: dict[str, Any] = field(default_factory=dict)
+    validate_capabilities: bool = True
+    capability_token: str | None = field(default=None, repr=False)
+    hooks: list[str] = field(default_factory=list)
+    retry_policy: dict[str, Any] | None = None
+    timeout: float | None = None
+    triggered_by: str = ""
+    correlation_id: str = ""
+    traceparent: str = ""
+
+
+def start(*, tenant: Tenant, principal: str, submission: Submission) -> Run:
+    """Accept a submission as a pending run. Needs the caller's transaction; a crash leaves nothing behind.
+
+    Raises InvalidRequest, InvalidPlan, NotFound or CapabilityRefused before anything is written.
+    """
+    plan, document = plans.resolve(
+        tenant=tenant, document=submission.executable_plan, plan_hash=submission.plan_hash, by=principal
+    )
+    admission = _admit(tenant=tenant, document=document, submission=submission)
+    run = _create(tenant=tenant, principal=principal, plan=plan, submission=submission, admission=admission)
+    events.record(
+        run=run,
+        kind=events.ACCEPTED,
+        by=principal,
+        data={"plan_hash": plan.plan_hash, "triggered_by": run.triggered_by},
+    )
+    Work.objects.schedule(run.pk, Kind.LAUNCH)
+    return run
+
+
+def preview(*, tenant: Tenant, submission: Submission) -> dict[str, Any]:
+    """Say what `start` would do with a submission, by the same checks; writes nothing."""
+    if submission.executable_plan is not None:
+        document = plans.check(tenant=tenant, document=submission.executable_plan)
+    else:
+        _, document = plans.known(tenant=tenant, plan_hash=submission.plan_hash or "")
+    admission = _admit(tenant=tenant, document=document, submission=submission)
+    portia_plan = translate(
+        document,
+        allowed_tools=admission.allowed_tools,
+        timeout=submission.timeout,
+        retry_policy=submission.retry_policy,
+    )
+    return {
+        "dry_run": True,
+        "plan_hash": document.plan_hash,
+        "allowed_tools": admission.allowed_tools,
+        "capability": admission.validation.to_json(),
+        "step_order": execution_order(document),
+        "portia_plan": portia_plan.to_json(),
+    }
+
+
+def allowed_commands(run: Run) -> list[str]:
+    """Name the commands this run's status allows now."""
+    if run.is_terminal:
+        return []
+    pausing = run.requested == Command.PAUSE or run.reason == RunReason.PAUSE_REQUESTED
+    return [Command.RESUME if pausing else Command.PAUSE, Command.CANCEL]
+
+
+def steps_of(run: Run) -> list[RunStep]:
+    """Return the run's steps in order: as Portia last reported them, or as the plan has them before the launch."""
+    known = list(run.steps.order_by("position"))
+    if known:
+        return known
+    document = plans.parsed(run.plan_id)
+    steps = {step.step_id: step for step in document.main.steps}
+    return [
+        RunStep(run=run, step_id=i, position=n, name=steps[i].name or i, step_type=steps[i].step_type, status="pending")
+        for n, i in enumerate(execution_order(document))
+    ]
+
+
+def pause(run_id: UUID, *, by: str) -> Run:
+    """Hold the run at the next step boundary. Raises CommandRefused when it has ended; repeating changes nothing."""
+    return _request(run_id, Command.PAUSE, by=by)
+
+
+def resume(run_id: UUID, *, by: str) -> Run:
+    """Let a paused run go on, or withdraw a pause that has not taken hold."""
+    return _request(run_id, Command.RESUME, by=by)
+
+
+def cancel(run_id: UUID, *, by: str) -> Run:
+    """End the run: no new step starts. A run that was never sent to Portia is cancelled at once."""
+    return _request(run_id, Command.CANCEL, by=by)
+
+
+def wait(run: Run, *, seconds: float, since: int | None = None) -> Run:
+    """Return the run when its version passes `since`, or, without `since`, when it has ended; else after `seconds`.
+
+    Sleeps on NOTIFY. Only a few callers may wait in one process: the others get the run as it is, at once.
+    """
+
+    def ready() -> bool:
+        return run.is_terminal or (since is not None and run.version > since)
+
+    if ready() or seconds <= 0 or not WAITERS.acquire(blocking=False):
+        return run
+    try:
+        _listen(run, deadline=time.monotonic() + min(seconds, LONGEST_WAIT), ready=ready)
+    finally:
+        WAITERS.release()
+    return run
+
+
+def _admit(*, tenant: Tenant, document: ExecutablePlan, submission: Submission) -> Admission:
+    if submission.hooks:
+        raise InvalidRequest(
+            "No execution hook of this name is registered.",
+            errors=[
+                {
+                    "pointer": f"/hooks/{i}",
+                    "code": "unknown_hook",
+                    "detail": f"There is no hook {name!r}; leave it out.",
+                }
+                for i, name in enumerate(submission.hooks)
+            ],
+        )
+    return admit(
+        plan=document,
+        tenant=tenant,
+        token=submission.capability_token,
+        now=timezone.now(),
+        validate_capabilities=submission.validate_capabilities,
+    )
+
+
+def _create(*, tenant: Tenant, principal: str, plan: Plan, submission: Submission, admission: Admission) -> Run:
+    return Run.objects.create(
+        tenant=tenant,
+        plan=plan,
+        parameters=submission.parameters,
+        variables=submission.variables,
+        retry_policy=submission.retry_policy,
+        timeout=submission.timeout,
+        hooks=submission.hooks,
+        capability=admission.validation.to_json(),
+        allowed_tools=admission.allowed_tools,
+        triggered_by=submission.triggered_by or principal,
+        requested_by=principal,
+        correlation_id=submission.correlation_id,
+        traceparent=submission.traceparent,
+    )
+
+
+def _request(run_id: UUID, command: Command, *, by: str) -> Run:
+    with transaction.atomic():
+        run = Run.objects.select_for_update().get(pk=run_id)
+        if _is_fulfilled(run, command):
+            return run
+        _check_allowed(run, command)
+        if not _settle_before_launch(run, command, by=by):
+            run.requested = command
+            run.touch("requested")
+            Work.objects.schedule(run.pk, Kind.COMMAND)
+    return run
+
+
+def _is_fulfilled(run: Run, command: Command) -> bool:
+    if command == Command.CANCEL:
+        return run.status == RunStatus.CANCELLED or run.requested == Command.CANCEL
+    held = run.reason == RunReason.PAUSE_REQUESTED
+    if command == Command.PAUSE:
+        return run.requested == Command.PAUSE or (held and not run.requested)
+    return not run.is_terminal and not held and not run.requested and run.status != RunStatus.PAUSED
+
+
+def _check_allowed(run: Run, command: Command) -> None:
+    allowed = allowed_commands(run)
+    if command in allowed:
+        return
+    why = "can no longer be told to" if run.is_terminal else "waits for a decision and cannot be told to"
+    raise CommandRefused(
+        f"The run is {run.status}; it {why} {command}.",
+        current_status=run.status,
+        current_reason=run.reason,
+        allowed_commands=allowed,
+    )
+
+
+def _settle_before_launch(run: Run, command: Command, *, by: str) -> bool:
+    """Carry the command out here and now while Portia cannot know the run; False where Portia has to be told."""
+    if run.portia_run_id or run.status not in (RunStatus.PENDING, RunStatus.PAUSED):
+        return False
+    launch = Work.objects.select_for_update().filter(run=run, kind=Kind.LAUNCH).first()
+    if launch is not None and launch.attempts > 0:
+        return False  # a launch has begun: Portia may know the run already
+    if command == Command.RESUME:
+        if run.status == RunStatus.PAUSED:
+            run.transition(RunStatus.PENDING, RunReason.ACCEPTED, by=by)
+        Work.objects.schedule(run.pk, Kind.LAUNCH)
+        return True
+    Work.objects.filter(run=run, kind=Kind.LAUNCH).delete()
+    if command == Command.CANCEL:
+        run.transition(RunStatus.CANCELLED, RunReason.CANCEL_REQUESTED, by=by)
+    else:
+        run.transition(RunStatus.PAUSED, RunReason.PAUSE_REQUESTED, by=by)
+    return True
+
+
+def _listen(run: Run, *, deadline: float, ready: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("LISTEN run_changed")
+    try:
+        run.refresh_from_db()
+        while not ready() and (left := deadline - time.monotonic()) > 0:
+            for notice in connection.connection.notifies(timeout=left):
+                if notice.payload == str(run.pk):
+                    break
+            run.refresh_from_db()
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("UNLISTEN run_changed")
+
+
+def delete_finished(*, before: datetime, batch: int = 500) -> int:
+    """Delete runs that ended before this moment (UTC), some at a time so that no lock is held long; returns how many."""
+    deleted = 0
+    while ids := list(Run.objects.finished_before(before).values_list("pk", flat=True)[:batch]):
+        with transaction.atomic():
+            Run.objects.filter(pk__in=ids).delete()
+        deleted += len(ids)
+    return deleted
