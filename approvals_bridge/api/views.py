@@ -1,0 +1,163 @@
+"""Clarifications over HTTP: list, look, decide. Only a personal API key decides: approval is a person's word."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.http import HttpResponseBase
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
+from rest_framework import generics
+from rest_framework.pagination import CursorPagination
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from approvals_bridge import actions
+from approvals_bridge.api.serializers import AnswerSerializer, ClarificationSerializer, DecisionSerializer
+from approvals_bridge.models import Clarification, ClarificationStatus, Decision
+from executions.api.authentication import Principal
+from executions.api.views import IDEMPOTENCY_KEY, TenantView, answer_once
+from executions.errors import Forbidden, InvalidRequest, NotFound
+from executions.models import Scope
+
+
+class ClarificationPagination(CursorPagination):
+    """Newest first."""
+
+    ordering = "-id"
+    page_size = 50
+    max_page_size = 200
+    page_size_query_param = "limit"
+
+
+@extend_schema_view(
+    get=extend_schema(
+        operation_id="list_approvals",
+        summary="List clarifications, newest first",
+        parameters=[
+            OpenApiParameter("status", enum=ClarificationStatus.values, description="pending unless given"),
+            OpenApiParameter("run_id", {"type": "string", "format": "uuid"}),
+        ],
+    )
+)
+class ClarificationListView(TenantView, generics.ListAPIView[Clarification]):
+    """GET /v1/approvals."""
+
+    scopes = {"GET": Scope.READ}
+    serializer_class = ClarificationSerializer
+    pagination_class = ClarificationPagination
+    queryset = Clarification.objects.none()
+
+    def get_queryset(self) -> Any:
+        """Return the tenant's clarifications: those that wait, unless another status or a run is asked for."""
+        query = self.request.query_params
+        found = of_tenant(self.principal)
+        if run_id := query.get("run_id"):
+            found = found.filter(run_id=_uuid(run_id))
+        status = query.get("status", "" if run_id else ClarificationStatus.PENDING)
+        if status and status not in ClarificationStatus.values:
+            raise InvalidRequest(f"status: one of {', '.join(ClarificationStatus.values)}.")
+        return found.filter(status=status) if status else found
+
+
+class ClarificationView(TenantView):
+    """GET /v1/approvals/{clarification_id}."""
+
+    scopes = {"GET": Scope.READ}
+
+    @extend_schema(operation_id="get_approval", summary="Look at a clarification", responses=ClarificationSerializer)
+    def get(self, request: Request, clarification_id: UUID) -> Response:
+        """Return what is asked, what would run, and what people said."""
+        return Response(ClarificationSerializer(find(self.principal, clarification_id)).data)
+
+
+class DecisionView(TenantView):
+    """POST /v1/approvals/{clarification_id}/approve|reject|answer."""
+
+    scopes = {"POST": Scope.DECIDE}
+    decision: Decision
+    serializer: type[DecisionSerializer] = DecisionSerializer
+
+    def decide(self, request: Request, clarification_id: UUID) -> HttpResponseBase:
+        """Take the decision in the name of the person the key belongs to."""
+        if self.principal.user is None:
+            raise Forbidden("A service cannot decide; use the API key of a person.")
+        serializer = self.serializer(data=request.data if request.data is not None else {})
+        serializer.is_valid(raise_exception=True)
+
+        def work() -> tuple[int, Any, dict[str, str]]:
+            find(self.principal, clarification_id)
+            actions.decide(
+                clarification_id=clarification_id,
+                user=self.principal.user,
+                decision=self.decision,
+                source="api",
+                **serializer.validated_data,
+            )
+            return 200, ClarificationSerializer(find(self.principal, clarification_id)).data, {}
+
+        return answer_once(request, work)
+
+
+class ApproveView(DecisionView):
+    """Say yes."""
+
+    decision = Decision.APPROVE
+
+    @extend_schema(
+        operation_id="approve", summary="Approve", request=DecisionSerializer, responses=ClarificationSerializer,
+        parameters=[IDEMPOTENCY_KEY],
+    )  # fmt: skip
+    def post(self, request: Request, clarification_id: UUID) -> HttpResponseBase:
+        """Approve the sealed action, confirm the proposed value, or say that the thing is done."""
+        return self.decide(request, clarification_id)
+
+
+class RejectView(DecisionView):
+    """Say no."""
+
+    decision = Decision.REJECT
+
+    @extend_schema(
+        operation_id="reject", summary="Reject", request=DecisionSerializer, responses=ClarificationSerializer,
+        parameters=[IDEMPOTENCY_KEY],
+    )  # fmt: skip
+    def post(self, request: Request, clarification_id: UUID) -> HttpResponseBase:
+        """Reject, with a reason; the run fails."""
+        return self.decide(request, clarification_id)
+
+
+class AnswerView(DecisionView):
+    """Give a value."""
+
+    decision = Decision.ANSWER
+    serializer = AnswerSerializer
+
+    @extend_schema(
+        operation_id="answer", summary="Answer", request=AnswerSerializer, responses=ClarificationSerializer,
+        parameters=[IDEMPOTENCY_KEY],
+    )  # fmt: skip
+    def post(self, request: Request, clarification_id: UUID) -> HttpResponseBase:
+        """Answer with a value of the kind that was asked for."""
+        return self.decide(request, clarification_id)
+
+
+def of_tenant(principal: Principal) -> Any:
+    """Return the clarifications of the caller's tenant, with what their description needs."""
+    found = Clarification.objects.filter(tenant=principal.tenant)
+    return found.select_related("run__plan").prefetch_related("votes__voter")
+
+
+def find(principal: Principal, clarification_id: UUID) -> Clarification:
+    """Return a clarification of the caller's tenant. Raises NotFound; another tenant's does not exist."""
+    clarification = of_tenant(principal).filter(pk=clarification_id).first()
+    if clarification is None:
+        raise NotFound(f"There is no approval {clarification_id}.")
+    return clarification
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise InvalidRequest("run_id: send a UUID.") from None

@@ -1,0 +1,182 @@
+"""Every refusal as a problem document (RFC 9457), on the wire and in the OpenAPI schema.
+
+Members: type, title, status, detail, code, correlation_id; `errors` with one entry per wrong field, each with a JSON Pointer
+into the request body, a code and what to do; further members by kind of problem.
+"""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
+from django.db import OperationalError
+from django.http import Http404, HttpRequest, HttpResponseBase, JsonResponse
+from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.utils import Direction
+from rest_framework import exceptions
+from rest_framework.response import Response
+from rest_framework.views import set_rollback
+
+from executions.errors import OrchestratorError
+from orchestrator_project.telemetry import correlation_id
+
+logger = logging.getLogger(__name__)
+
+CONTENT_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:anumate:problem:"
+RETRY_AFTER = {409: None, 503: "5"}
+
+
+def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
+    """Turn whatever a view raised into a problem response; what nobody foresaw is logged and says nothing of itself."""
+    set_rollback()
+    status, code, detail, extra = _describe(error)
+    headers = _headers(error, status)
+    body = problem(status=status, code=code, detail=detail, **extra)
+    return Response(body, status=status, headers=headers, content_type=CONTENT_TYPE)
+
+
+def problem(*, status: int, code: str, detail: str, **extra: Any) -> dict[str, Any]:
+    """Build a problem document's members."""
+    return {
+        "type": f"{TYPE_PREFIX}{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        "correlation_id": correlation_id(),
+        **extra,
+    }
+
+
+def _describe(error: Exception) -> tuple[int, str, str, dict[str, Any]]:
+    if isinstance(error, OrchestratorError):
+        return (
+            error.status,
+            error.code,
+            str(error),
+            {**({"errors": error.errors} if error.errors else {}), **error.extra},
+        )
+    if isinstance(error, Http404):
+        return 404, "not-found", "There is no such object.", {}
+    if isinstance(error, DjangoPermissionDenied):
+        return 403, "forbidden", "You may not do this.", {}
+    if isinstance(error, exceptions.ValidationError):
+        return 422, "validation-error", "The request has errors.", {"errors": field_errors(error.detail)}
+    if isinstance(error, exceptions.APIException):
+        code = str(getattr(error, "default_code", "error")).replace("_", "-")
+        return error.status_code, code, str(error.detail), {}
+    if isinstance(error, OperationalError):
+        logger.error("the database does not answer: %s", type(error).__name__)
+        return 503, "unavailable", "The database does not answer; try again in a moment.", {}
+    logger.exception("unforeseen error")
+    return 500, "internal-error", "Something went wrong here; the correlation id finds it in the log.", {}
+
+
+def field_errors(detail: Any, pointer: str = "") -> list[dict[str, str]]:
+    """Flatten the errors of nested serializers into entries with a JSON Pointer each."""
+    if isinstance(detail, dict):
+        return [
+            entry
+            for name, inner in detail.items()
+            for entry in field_errors(
+                inner, pointer if name == "non_field_errors" else f"{pointer}/{_escape(str(name))}"
+            )
+        ]
+    if isinstance(detail, list) and any(isinstance(one, dict | list) for one in detail):
+        return [entry for i, inner in enumerate(detail) for entry in field_errors(inner, f"{pointer}/{i}")]
+    texts = detail if isinstance(detail, list) else [detail]
+    return [{"pointer": pointer, "code": getattr(one, "code", "invalid"), "detail": str(one)} for one in texts]
+
+
+def _escape(token: str) -> str:
+    return token.replace("~", "~0").replace("/", "~1")
+
+
+def _headers(error: Exception, status: int) -> dict[str, str]:
+    headers = {}
+    if challenge := getattr(error, "auth_header", None):
+        headers["WWW-Authenticate"] = challenge
+    wait = getattr(error, "wait", None) or (
+        error.extra.get("retry_after") if isinstance(error, OrchestratorError) else None
+    )
+    if wait or RETRY_AFTER.get(status):
+        headers["Retry-After"] = str(int(wait)) if wait else str(RETRY_AFTER[status])
+    return headers
+
+
+def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    """Answer a route that does not exist: a problem for programs, Django's page for people."""
+    if request.path.startswith("/admin"):
+        from django.views.defaults import page_not_found as django_page
+
+        return django_page(request, exception)
+    body = problem(status=404, code="not-found", detail="There is nothing at this address; see /v1/docs.")
+    return JsonResponse(body, status=404, content_type=CONTENT_TYPE)
+
+
+def server_error(request: HttpRequest) -> HttpResponseBase:
+    """Answer an error outside any API view, without a word about its inside."""
+    body = problem(status=500, code="internal-error", detail="Something went wrong here.")
+    return JsonResponse(body, status=500, content_type=CONTENT_TYPE)
+
+
+PROBLEM_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "description": "A problem document (RFC 9457).",
+    "required": ["type", "title", "status", "code", "detail"],
+    "properties": {
+        "type": {"type": "string", "format": "uri"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string"},
+        "detail": {"type": "string", "description": "What is wrong and what to do."},
+        "correlation_id": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["pointer", "code", "detail"],
+                "properties": {
+                    "pointer": {"type": "string", "description": "JSON Pointer (RFC 6901) into the request body."},
+                    "code": {"type": "string"},
+                    "detail": {"type": "string"},
+                },
+            },
+        },
+    },
+    "additionalProperties": True,
+}
+
+
+class ProblemAutoSchema(AutoSchema):
+    """Adds the problem answers an operation can give to its OpenAPI description."""
+
+    def _get_response_bodies(self, direction: Direction = "response") -> dict[str, Any]:
+        responses = super()._get_response_bodies(direction)
+        if direction != "response":
+            return responses
+        for status in self._problem_statuses():
+            responses.setdefault(
+                str(status),
+                {
+                    "description": HTTPStatus(status).phrase,
+                    "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+                },
+            )
+        return responses
+
+    def _problem_statuses(self) -> list[int]:
+        if not getattr(self.view, "scopes", None):
+            return []
+        found = [404] if "{" in self.path else []
+        body = [400, 409, 410, 413, 415, 422, 503] if self.method == "POST" else [400]
+        return sorted({401, 403, 406, *found, *body})
+
+
+def add_problem_component(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    """Put the Problem schema into the document (drf-spectacular postprocessing hook)."""
+    result.setdefault("components", {}).setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
+    return result
