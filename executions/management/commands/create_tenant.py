@@ -1,0 +1,25 @@
+"""Add a tenant."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from executions.actions.tenants import create_tenant
+from executions.errors import OrchestratorError
+
+
+class Command(BaseCommand):
+    """`manage.py create_tenant acme --name "Acme Ltd"`."""
+
+    help = "Add a tenant: an organisation or team whose plans, runs and keys nobody else sees."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("identifier", help="lower-case letters, digits and hyphens, as in X-Tenant-ID")
+        parser.add_argument("--name", default="", help="the name people read (default: the identifier)")
+
+    def handle(self, *args: Any, identifier: str, name: str, **options: Any) -> None:
+        try:
+            tenant = create_tenant(identifier=identifier, name=name)
+        except OrchestratorError as error:
+            raise CommandError(str(error)) from None
+        self.stdout.write(f"Tenant {tenant.identifier} is there. Next: manage.py create_api_key {tenant.identifier} …")

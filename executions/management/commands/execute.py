@@ -1,0 +1,124 @@
+"""Submit a plan from a file, and follow its run."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
+from rich.console import Console
+
+from executions.actions import runs
+from executions.actions.runs import Submission
+from executions.api.serializers import RunSerializer
+from executions.errors import OrchestratorError
+from executions.management.progress import EXIT_CODES, STILL_GOING, RunProgress, print_outcome
+from executions.models import Run, Tenant
+
+
+class Command(BaseCommand):
+    """`manage.py execute examples/plans/welcome.json --param email=ann@example.com --wait`."""
+
+    help = (
+        "Run an ExecutablePlan from a JSON file. Exit codes: 0 accepted or completed, 1 failed or refused, 3 cancelled, "
+        "4 still going when --wait ran out."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("plan", type=Path, metavar="PLAN.json")
+        parser.add_argument(
+            "--param", action="append", default=[], metavar="K=V", help="a parameter; V as JSON or as text"
+        )
+        parser.add_argument(
+            "--variable", action="append", default=[], metavar="K=V", help="wins over the plan's variable"
+        )
+        parser.add_argument("--tenant", help="identifier of the tenant (default: the only one)")
+        parser.add_argument("--triggered-by", default="operator", help="who asks for the run")
+        parser.add_argument("--capability-token", help="needed in production")
+        parser.add_argument("--dry-run", action="store_true", help="check everything, run nothing")
+        parser.add_argument(
+            "--wait", type=float, nargs="?", const=3600.0, metavar="SECONDS", help="follow the run to its end"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        tenant = self._tenant(options["tenant"])
+        submission = Submission(
+            executable_plan=self._read(options["plan"]),
+            parameters=_pairs("--param", options["param"]),
+            variables=_pairs("--variable", options["variable"]),
+            capability_token=options["capability_token"],
+            triggered_by=options["triggered_by"],
+            correlation_id=secrets.token_hex(16),
+        )
+        try:
+            if options["dry_run"]:
+                self.stdout.write(json.dumps(runs.preview(tenant=tenant, submission=submission), indent=2))
+                return
+            with transaction.atomic(durable=True):
+                run = runs.start(tenant=tenant, principal=options["triggered_by"], submission=submission)
+        except OrchestratorError as error:
+            raise CommandError(_sentence(error)) from None
+        self._follow(run, options["wait"])
+
+    def _follow(self, run: Run, seconds: float | None) -> None:
+        if seconds is None:
+            self.stdout.write(str(run.pk))
+            return
+        console = Console(file=sys.stderr if not sys.stdout.isatty() else sys.stdout)
+        run = watch(run, seconds=seconds, console=console)
+        view = json.loads(json.dumps(RunSerializer(run).data, default=str))
+        print_outcome(console, view)
+        sys.exit(EXIT_CODES.get(run.status, STILL_GOING))
+
+    def _tenant(self, identifier: str | None) -> Tenant:
+        tenants = list(Tenant.objects.filter(**({"identifier": identifier} if identifier else {}))[:2])
+        if len(tenants) != 1:
+            known = (
+                ", ".join(Tenant.objects.values_list("identifier", flat=True)[:20])
+                or "none; add one with create_tenant"
+            )
+            raise CommandError(f"--tenant: name one of the tenants there are ({known}).")
+        return tenants[0]
+
+    def _read(self, path: Path) -> Any:
+        try:
+            return json.loads(path.read_bytes())
+        except OSError as error:
+            raise CommandError(f"{path}: {error.strerror}.") from None
+        except ValueError as error:
+            raise CommandError(f"{path} is not valid JSON: {error}.") from None
+
+
+def watch(run: Run, *, seconds: float, console: Console) -> Run:
+    """Show the run's progress until it has ended or the time is over."""
+    deadline = time.monotonic() + seconds
+    with RunProgress(console) as progress:
+        while True:
+            progress.show(RunSerializer(run).data)
+            left = deadline - time.monotonic()
+            if run.is_terminal or left <= 0:
+                return run
+            run = runs.wait(run, seconds=min(left, runs.LONGEST_WAIT), since=run.version)
+
+
+def _pairs(option: str, words: list[str]) -> dict[str, Any]:
+    pairs = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not name or not equals:
+            raise CommandError(f"{option}: {word!r} is no NAME=VALUE.")
+        try:
+            pairs[name] = json.loads(text)
+        except ValueError:
+            pairs[name] = text
+    return pairs
+
+
+def _sentence(error: OrchestratorError) -> str:
+    lines = [f"  {one['pointer']}: {one['detail']}" for one in error.errors]
+    return "\n".join([str(error), *lines])
