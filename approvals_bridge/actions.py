@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 BATCH = 20
 LEASE = 15.0  # seconds
-SLOWEST_RETRY = 15.0
 
 STATUS_AFTER = {
     Decision.APPROVE: ClarificationStatus.APPROVED,
@@ -52,7 +51,7 @@ def import_clarifications() -> int:
     runs = Run.objects.select_related("tenant").in_bulk([work.run_id for work in works])
     for work in works:
         run = runs[work.run_id]
-        with correlated(run.correlation_id, run.traceparent):
+        with correlated(run.correlation_id, run.traceparent), Work.objects.attempt(work):
             _import(work, run)
     return len(works)
 
@@ -97,7 +96,8 @@ def deliver_answers() -> int:
     """Tell Portia every decision it does not know yet; returns rows taken."""
     works = Work.objects.claim(Kind.ANSWER, limit=BATCH, lease=LEASE)
     for work in works:
-        _deliver_run(work)
+        with Work.objects.attempt(work):
+            _deliver_run(work)
     return len(works)
 
 
@@ -109,7 +109,7 @@ def _import(work: Work, run: Run) -> None:
         remote = portia().get_clarifications(str(run.portia_run_id), tenant=run.tenant.identifier)
     except PortiaError as error:
         logger.warning("run %s: clarifications put off: %s", run.pk, error.message)
-        Work.objects.later(work, delay=_retry_delay(work))
+        Work.objects.later(work, delay=work.backoff)
         return
     with transaction.atomic():
         run = Run.objects.select_for_update().get(pk=run.pk)
@@ -274,7 +274,7 @@ def _deliver(work: Work, clarification: Clarification) -> bool:
     except PortiaError as error:
         if error.retryable or isinstance(error, Unauthorized):
             logger.warning("clarification %s: delivery put off: %s", clarification.pk, error.message)
-            Work.objects.later(work, delay=_retry_delay(work))
+            Work.objects.later(work, delay=work.backoff)
             return False
         logger.error("clarification %s: Portia refused the answer: %s", clarification.pk, error.message)
         _settle_delivery(clarification, error=error.message)
@@ -311,7 +311,3 @@ def _settle_delivery(clarification: Clarification, *, error: str) -> None:
         else:
             Work.objects.schedule(fresh.run_id, Kind.CLARIFICATIONS)
         Work.objects.schedule(fresh.run_id, Kind.SYNC)
-
-
-def _retry_delay(work: Work) -> float:
-    return min(SLOWEST_RETRY, 0.5 * 2 ** min(work.attempts, 10))

@@ -32,7 +32,7 @@ def admit(
     """Check token, required capabilities and tools. Raises CapabilityRefused, naming what is missing."""
     capability = _capability(plan=plan, tenant=tenant, token=token, now=now, required=validate_capabilities)
     return Admission(
-        validation=_validation(capability),
+        validation=CapabilityValidation.of(capability),
         allowed_tools=allowed_tools(plan=plan, tenant=tenant, token_tools=capability.tools if capability else None),
     )
 
@@ -70,15 +70,3 @@ def _capability(
         asked_to_skip = "" if required else " validate_capabilities cannot be switched off in production."
         raise CapabilityRefused(f"No run without a capability token: send it as X-Capability-Token.{asked_to_skip}")
     return None
-
-
-def _validation(capability: Capability | None) -> CapabilityValidation:
-    if capability is None:
-        return CapabilityValidation(valid=True, mode="development_without_token")
-    return CapabilityValidation(
-        valid=True,
-        mode="token",
-        token_id=capability.token_id,
-        capabilities=sorted(capability.capabilities),
-        expires_at=capability.expires_at,
-    )

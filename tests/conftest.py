@@ -13,6 +13,9 @@ from approvals_bridge import tasks as bridge_tasks
 from executions import tasks
 from executions.actions.tenants import create_api_key, create_tenant
 from executions.models import Run, Scope
+from tests.portia_runtime.runtime_fixture import portia_runtime
+
+__all__ = ["portia_runtime"]
 
 EVERYTHING = [Scope.EXECUTE, Scope.READ, Scope.CONTROL]
 
@@ -82,6 +85,13 @@ def personal_api(user: Any, tenant: Any) -> Api:
     """The API with the key of a person."""
     key = create_api_key(tenant=tenant, principal=user.username, scopes=[Scope.READ, Scope.DECIDE], user=user)
     return Api(key[1])
+
+
+@pytest.fixture
+def portia(portia_runtime, settings):
+    """The embedded runtime, and the settings that lead to it."""
+    settings.PORTIA_BASE_URL = portia_runtime.base_url
+    return portia_runtime
 
 
 DRAINS = (

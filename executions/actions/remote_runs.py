@@ -40,9 +40,8 @@ LEASE = 15.0  # seconds; longer than the client's time-outs and retries together
 PARALLEL_CALLS = 8
 FIRST_SYNC = 0.03  # seconds after the launch
 SLOWEST_SYNC = 15.0
-WAITING_SYNC = 30.0  # while a person decides; the decision makes the run due at once
+WAITING_SYNC = 30.0  # while a person decides; what he decides makes the run due at once
 LOST_AFTER = timedelta(seconds=30)
-SLOWEST_RETRY = 15.0
 MISCONFIGURED_RETRY = 30.0
 
 STATUS_OF_REMOTE = {
@@ -82,9 +81,13 @@ def launch() -> int:
     """Start accepted runs at Portia; returns how many work rows were taken."""
     works = Work.objects.claim(Kind.LAUNCH, limit=BATCH, lease=LEASE)
     runs = _load_runs(works)
-    launches = [ready for work in works if (ready := _prepare(work, runs[work.run_id]))]
+    launches: list[Launch] = []
+    for work in works:
+        with Work.objects.attempt(work):
+            launches += _prepare(work, runs[work.run_id])
     for ready, answer in _in_parallel(_create_remote, launches):
-        _settle_launch(ready, answer)
+        with Work.objects.attempt(ready.work):
+            _settle_launch(ready, answer)
     return len(works)
 
 
@@ -108,7 +111,8 @@ def deliver_commands() -> int:
     runs = _load_runs(works)
     errands = [Errand(work=work, run=runs[work.run_id]) for work in works if _has_command(work, runs[work.run_id])]
     for errand, answer in _in_parallel(_send_command, errands):
-        _settle_command(errand.work, errand.run, answer)
+        with Work.objects.attempt(errand.work):
+            _settle_command(errand.work, errand.run, answer)
     return len(works)
 
 
@@ -141,19 +145,19 @@ def apply(run: Run, remote: PortiaPlanRun) -> bool:
 # -- launch
 
 
-def _prepare(work: Work, run: Run) -> Launch | None:
-    """Check once more that the run may start; settle it here where it may not."""
+def _prepare(work: Work, run: Run) -> list[Launch]:
+    """Check once more that the run may start; settle it here where it may not, and return nothing."""
     if run.status != RunStatus.PENDING:
         Work.objects.done([work])
-        return None
+        return []
     document = plans.parsed(run.plan_id)
     try:
         allowed_tools(plan=document, tenant=run.tenant, token_tools=run.allowed_tools)
     except CapabilityRefused as refused:
         _fail(run, RunReason.CAPABILITY_DENIED, code=refused.code, message=str(refused), work=work)
-        return None
+        return []
     plan = translate(document, allowed_tools=run.allowed_tools, timeout=run.timeout, retry_policy=run.retry_policy)
-    return Launch(work=work, run=run, plan=plan)
+    return [Launch(work=work, run=run, plan=plan)]
 
 
 def _create_remote(ready: Launch) -> PortiaPlanRun:
@@ -187,6 +191,8 @@ def _settle_launch(ready: Launch, answer: PortiaPlanRun | PortiaError) -> None:
         if not run.portia_run_id and not run.is_terminal:
             run.portia_run_id, run.portia_plan_id = answer.run_id, ready.plan.plan_id
             run.touch("portia_run_id", "portia_plan_id")
+            if run.status == RunStatus.PENDING:
+                run.transition(RunStatus.RUNNING, RunReason.EXECUTING)
             apply(run, answer)
         Work.objects.done([ready.work])
         if not run.is_terminal:
@@ -227,7 +233,8 @@ def _sync_tenant(tenant: str, works: list[Work], runs: dict[Any, Run]) -> None:
     for remote in found:
         if remote.run_id in ids:
             work = ids[remote.run_id]
-            _settle_sync(work, runs[work.run_id], remote)
+            with Work.objects.attempt(work):
+                _settle_sync(work, runs[work.run_id], remote)
     for portia_run_id in missing:
         _settle_missing(ids[portia_run_id])
 
@@ -260,9 +267,8 @@ def _settle_missing(work: Work) -> None:
 
 def _sync_delay(run: Run, unchanged: int) -> float:
     """Seconds to the next look: soon after a change, then half as long again each time nothing changed."""
-    if run.reason == RunReason.AWAITING_CLARIFICATION or run.status == RunStatus.PAUSED:
-        return WAITING_SYNC
-    return min(SLOWEST_SYNC, 0.1 * 1.5 ** min(unchanged, 30))
+    slowest = WAITING_SYNC if run.status == RunStatus.PAUSED else SLOWEST_SYNC
+    return min(slowest, 0.05 * 1.5 ** min(unchanged, 30))
 
 
 # -- commands
@@ -405,7 +411,7 @@ def _in_parallel(
 def _retry_delay(work: Work, error: PortiaError) -> float:
     if isinstance(error, Unauthorized):
         return MISCONFIGURED_RETRY
-    return max(error.retry_after or 0.0, min(SLOWEST_RETRY, 0.5 * 2 ** min(work.attempts, 10)))
+    return max(error.retry_after or 0.0, work.backoff)
 
 
 def _fail(

@@ -55,7 +55,8 @@ def print_outcome(console: Console, run: dict[str, Any]) -> None:
     if run["error"]:
         console.print(f"[red]{run['error'].get('message') or run['error']}[/]")
     table = Table("step", "result", show_edge=False)
-    for step_id, result in run["results"].items():
-        table.add_row(step_id, json.dumps(result, ensure_ascii=False, default=str))
-    if run["results"]:
+    for step in run["steps"]:
+        if step["step_id"] in run["results"]:
+            table.add_row(step["step_id"], json.dumps(run["results"][step["step_id"]], ensure_ascii=False, default=str))
+    if table.row_count:
         console.print(table)

@@ -8,17 +8,22 @@ still the worker's own. `schedule` clears the token, so a wish that arrives whil
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-from django.db import connection, models
+from django.db import InterfaceError, OperationalError, connection, models
 from django.db.models import Min
 from django.db.models.functions import Now
 
 from executions.models.run import Run
 from orchestrator_project.jobs import kick
+
+
+logger = logging.getLogger(__name__)
 
 
 class Kind(models.TextChoices):
@@ -42,6 +47,9 @@ SCHEDULE = """
     ON CONFLICT (run_id, kind) DO UPDATE
     SET due_at = LEAST(executions_work.due_at, EXCLUDED.due_at), lease_token = NULL, attempts = 0
 """
+
+
+SLOWEST_RETRY = 15.0  # seconds
 
 
 class WorkQuerySet(models.QuerySet["Work"]):
@@ -75,6 +83,17 @@ class WorkQuerySet(models.QuerySet["Work"]):
             attempts=work.attempts if attempts is None else attempts,
         )
 
+    @contextmanager
+    def attempt(self, work: Work) -> Iterator[None]:
+        """Do the block for this row: an error nobody foresaw is logged and puts off this row alone, not the batch."""
+        try:
+            yield
+        except (OperationalError, InterfaceError):
+            raise  # the database is away: that concerns every row
+        except Exception:
+            logger.exception("work %s of run %s failed; attempt %d", work.kind, work.run_id, work.attempts)
+            self.later(work, delay=work.backoff)
+
 
 def _by_token(works: Iterable[Work]) -> dict[UUID | None, list[int]]:
     grouped: dict[UUID | None, list[int]] = defaultdict(list)
@@ -103,3 +122,8 @@ class Work(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.run_id}"
+
+    @property
+    def backoff(self) -> float:
+        """Seconds to wait before the next attempt: 1, 2, 4 … 15."""
+        return min(SLOWEST_RETRY, 0.5 * 2.0 ** min(self.attempts, 10))

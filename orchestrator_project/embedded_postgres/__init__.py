@@ -33,6 +33,7 @@ from typing import IO
 ROLE = "orchestrator"
 DATABASE = "orchestrator"
 START_SECONDS = 60
+GRACE_SECONDS = 1.0  # for a server that was just started to show itself
 BINARIES = {16: "pginstall", 18: "pginstall18"}  # major version: folder inside the package
 MAX_SOCKET_PATH = 100  # bytes; the kernel allows 107 for an AF_UNIX address
 
@@ -89,7 +90,8 @@ class EmbeddedPostgres:
             except BlockingIOError:
                 pass
             else:
-                self._stop()
+                if self._answers():
+                    self._stop()
             self._users.close()
             self._users = None
 
@@ -147,19 +149,48 @@ class EmbeddedPostgres:
             "max_connections = 100\n"
             "timezone = 'UTC'\n"
         )
-        self._run("pg_ctl", "start", "--pgdata", self.cluster, "--log", self.log, "--no-wait", "--silent")
         deadline = time.monotonic() + START_SECONDS
-        while not self._answers():
+        while not self._comes_up(deadline):
             if time.monotonic() > deadline:
                 raise EmbeddedPostgresError(f"PostgreSQL did not start within {START_SECONDS} s:\n{self._log_tail()}")
+
+    def _comes_up(self, deadline: float) -> bool:
+        """Start once and wait; False where it gave up, as it does while a killed predecessor is still going away."""
+        self._run("pg_ctl", "start", "--pgdata", self.cluster, "--log", self.log, "--no-wait", "--silent")
+        gives_up_at = time.monotonic() + GRACE_SECONDS
+        while time.monotonic() < deadline:
+            if self._answers():
+                return True
+            if time.monotonic() > gives_up_at and not self._has_process():
+                return False
             time.sleep(0.02)
+        return False
+
+    def _has_process(self) -> bool:
+        try:
+            pid = int((self.cluster / "postmaster.pid").read_text().split()[0])
+            return "postgres" in Path(f"/proc/{pid}/cmdline").read_text() if Path("/proc/self").exists() else True
+        except (OSError, ValueError, IndexError):
+            return False
 
     def _stop(self) -> None:
         self._run("pg_ctl", "stop", "--pgdata", self.cluster, "--mode", "fast", "--silent")
 
     def _answers(self) -> bool:
         ready = subprocess.run(
-            [self._binary("pg_isready"), "--quiet", "--host", self.socket_dir, "--timeout", "3"], check=False
+            [
+                self._binary("pg_isready"),
+                "--quiet",
+                "--host",
+                self.socket_dir,
+                "--username",
+                ROLE,
+                "--dbname",
+                DATABASE,
+                "--timeout",
+                "3",
+            ],
+            check=False,
         )
         return ready.returncode == 0
 

@@ -11,6 +11,7 @@ from django.db import DatabaseError, ProgrammingError
 from django_q.management.commands.qcluster import Command as StockCommand
 
 from orchestrator_project.jobs.cluster import is_supported, run_cluster
+from orchestrator_project.jobs.kinds import job_kind
 from orchestrator_project.models import JobSlot, WorkerNode
 
 
@@ -32,7 +33,7 @@ class Command(StockCommand):
 
 def _prepare_tables() -> None:
     try:
-        JobSlot.objects.ensure({kind: entry["slots"] for kind, entry in settings.JOBS.items()})
+        JobSlot.objects.ensure({name: job_kind(name).slots for name in settings.JOBS})
         WorkerNode.objects.forget_old()
     except ProgrammingError as error:
         raise CommandError("The database is not up to date. Run first: manage.py migrate") from error

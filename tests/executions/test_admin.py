@@ -1,0 +1,310 @@
+"""The admin of runs, plans, keys and records: what each person sees, and the few things that can be done."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta
+
+import pytest
+from django.contrib import admin
+from django.urls import reverse
+from django.utils import timezone
+
+from executions import events
+from executions.models import ApiKey, IdempotencyRecord, Kind, Run, RunStatus, Work
+from executions.templatetags.reading import duration, readable, relative
+from tests.factories.models import (
+    ApiKeyFactory,
+    ClarificationFactory,
+    PlanFactory,
+    RunFactory,
+    RunStepFactory,
+    UserFactory,
+    record_event,
+    staff_of,
+)
+
+OPERATOR = (
+    "view_run", "change_run", "view_plan", "view_event", "view_clarification", "view_work", "view_idempotencyrecord",
+    "view_apikey", "add_apikey", "change_apikey", "view_tenant", "change_tenant",
+)  # fmt: skip
+EVIL = '"><script>alert(1)</script>'
+
+
+@pytest.fixture
+def operator(acme):
+    return staff_of(acme, username="olga", permissions=OPERATOR)
+
+
+@pytest.fixture
+def browser(operator, client):
+    client.force_login(operator)
+    return client
+
+
+@pytest.fixture
+def root(client, db):
+    client.force_login(UserFactory(username="root", is_staff=True, is_superuser=True))
+    return client
+
+
+def page_of(obj, part="change"):
+    return reverse(f"admin:executions_{obj._meta.model_name}_{part}", args=[obj.pk])
+
+
+def list_of(model):
+    return reverse(f"admin:executions_{model}_changelist")
+
+
+@pytest.mark.parametrize("status", RunStatus.values)
+def test_a_run_page_tells_status_and_reason_in_words(browser, acme, status):
+    run = RunFactory(tenant=acme, status=status)
+    page = browser.get(page_of(run)).content.decode()
+    assert run.get_status_display() in page
+    assert run.get_reason_display() in page
+    assert "Look up the order" in page
+    assert ("data-done" in page) is run.is_terminal
+
+
+def test_a_run_page_shows_steps_errors_outputs_events_and_who_is_waited_for(browser, acme):
+    run = RunFactory(tenant=acme, status="paused", variables={"region": "north"})
+    RunStepFactory(run=run, step_id="look_up_order", name="Look it up", output={"customer": "Maria"}, attempts=2)
+    RunStepFactory(run=run, step_id="loop[2].child", status="failed", error={"message": "No such account."})
+    ClarificationFactory(run=run, title="Approve the refund")
+    record_event(run, events.ACCEPTED, by="billing-service")
+    page = browser.get(page_of(run)).content.decode()
+    for text in (
+        "Look it up",
+        "attempt 2",
+        "Maria",
+        "No such account.",
+        "Approve the refund",
+        "north",
+        "Execution accepted",
+    ):
+        assert text in page
+
+
+def test_the_live_part_of_a_run_answers_304_until_its_version_grows(browser, acme):
+    run = RunFactory(tenant=acme, status="running")
+    first = browser.get(page_of(run, "live"))
+    assert browser.get(page_of(run, "live"), headers={"if-none-match": first["ETag"]}).status_code == 304
+    run.touch()
+    assert browser.get(page_of(run, "live"), headers={"if-none-match": first["ETag"]}).status_code == 200
+
+
+def test_an_operator_pauses_a_run_and_is_refused_once_it_has_ended(browser, acme):
+    run, ended = RunFactory(tenant=acme, status="running"), RunFactory(tenant=acme, status="completed")
+    browser.post(page_of(run), {"command": "pause"})
+    refused = browser.post(page_of(ended), {"command": "cancel"}, follow=True).content.decode()
+    run.refresh_from_db()
+    assert run.requested == "pause"
+    assert "The run is completed; it can no longer be told to cancel." in refused
+
+
+def test_steering_needs_the_permission_and_a_post(acme, client):
+    run = RunFactory(tenant=acme, status="running")
+    client.force_login(staff_of(acme, username="eve", permissions=("view_run",)))
+    page = client.get(page_of(run) + "?command=cancel").content.decode()
+    assert 'name="command"' not in page
+    assert "You may not steer runs" in client.post(page_of(run), {"command": "cancel"}, follow=True).content.decode()
+    run.refresh_from_db()
+    assert run.requested == ""
+
+
+def test_another_tenants_objects_do_not_exist(browser, globex):
+    run = RunFactory(tenant=globex)
+    key = ApiKeyFactory(tenant=globex)
+    event = record_event(run, events.ACCEPTED)
+    addresses = [page_of(one) for one in (run, run.plan, key, event, globex)]
+    addresses += [page_of(run, "live"), page_of(run.plan, "document"), page_of(run, "history")]
+    answers = {address: browser.get(address).status_code for address in addresses}
+    assert {answers.pop(page_of(run, "history"))} <= {302, 404}
+    assert set(answers.values()) == {404}
+
+
+@pytest.mark.parametrize("model", ["run", "plan", "event", "apikey", "work", "idempotencyrecord", "tenant"])
+def test_lists_name_only_what_belongs_to_the_persons_tenants(browser, acme, globex, model):
+    for tenant in (acme, globex):
+        run = RunFactory(tenant=tenant, correlation_id=f"case-{tenant.identifier}")
+        record_event(run, events.ACCEPTED)
+        Work.objects.schedule(run.pk, Kind.SYNC)
+        ApiKeyFactory(tenant=tenant, principal=f"agent-{tenant.identifier}")
+        answered = {"route": "POST /v1/execute", "fingerprint": "0" * 64, "expires_at": timezone.now()}
+        IdempotencyRecord.objects.create(tenant=tenant, principal=tenant.identifier, key=tenant.identifier, **answered)
+    response = browser.get(list_of(model))
+    assert response.status_code == 200
+    assert response.context["cl"].result_list.count() == 1
+    assert "globex" not in response.content.decode().lower()
+
+
+@pytest.mark.parametrize("model", ["run", "plan", "event", "work", "idempotencyrecord"])
+def test_not_even_a_superuser_adds_or_deletes_records(root, acme, model):
+    run = RunFactory(tenant=acme)
+    record = {"run": run, "plan": run.plan, "event": record_event(run, events.ACCEPTED)}.get(model)
+    assert root.get(reverse(f"admin:executions_{model}_add")).status_code == 403
+    if record:
+        assert root.post(page_of(record, "delete"), {"post": "yes"}).status_code == 403
+        assert root.post(page_of(record), {"status": "completed"}).status_code in (302, 403)
+    assert Run.objects.get(pk=run.pk).status == "pending"
+
+
+def test_every_list_and_add_page_opens(root):
+    for model, page in admin.site._registry.items():
+        name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
+        assert root.get(reverse(f"{name}_changelist")).status_code == 200, name
+        expected = 200 if page.has_add_permission(root.get(reverse("admin:index")).wsgi_request) else 403
+        assert root.get(reverse(f"{name}_add")).status_code == expected, name
+
+
+def test_a_plan_page_reads_like_a_list_and_the_document_can_be_downloaded(browser, acme):
+    plan = PlanFactory(tenant=acme)
+    page = browser.get(page_of(plan)).content.decode()
+    for text in ("Pay the money back", "email connector: send", "look_up_order.found == true", "Runs of this plan"):
+        assert text in page
+    download = browser.get(page_of(plan, "document"))
+    assert json.loads(download.content) == plan.document
+    assert download["Content-Disposition"].startswith("attachment")
+
+
+def test_the_runs_of_a_plan_are_one_click_away(browser, acme):
+    plan = PlanFactory(tenant=acme)
+    run, _other = RunFactory(tenant=acme, plan=plan), RunFactory(tenant=acme)
+    link = re.search(r'href="([^"]+plan__id__exact[^"]+)"', browser.get(page_of(plan)).content.decode())[1]
+    assert [one.pk for one in browser.get(link).context["cl"].result_list] == [run.pk]
+
+
+def test_a_new_key_is_shown_once_and_works(browser, acme):
+    fields = {"tenant": acme.pk, "principal": "agent", "scopes": ["execute", "read"]}
+    response = browser.post(reverse("admin:executions_apikey_add"), fields)
+    secret = re.search(r"orc_[\w-]{43}", response.content.decode())[0]
+    key = ApiKey.objects.get(digest=ApiKey.digest_of(secret))
+    assert (key.principal, key.scopes) == ("agent", ["execute", "read"])
+    assert "no-store" in response["Cache-Control"]
+    later = browser.get(page_of(key)).content.decode()
+    assert secret not in later
+    assert key.digest not in later + response.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"scopes": []}, "This field is required."),
+        ({"scopes": ["decide"]}, "must belong to a person"),
+        ({"expires_at_0": "2001-01-01", "expires_at_1": "00:00"}, "Choose a time in the future"),
+    ],
+)
+def test_a_key_that_makes_no_sense_is_refused_at_the_form(browser, acme, fields, sentence):
+    wanted = {"tenant": acme.pk, "principal": "agent", "scopes": ["read"]} | fields
+    assert sentence in browser.post(reverse("admin:executions_apikey_add"), wanted).content.decode()
+    assert not ApiKey.objects.exists()
+
+
+def test_nobody_makes_a_key_in_anothers_name_or_for_another_tenant(browser, acme, globex):
+    bob = staff_of(acme, username="bob")
+    for stolen in ({"user": bob.pk}, {"tenant": globex.pk}):
+        wanted = {"tenant": acme.pk, "principal": "agent", "scopes": ["decide"]} | stolen
+        assert "Select a valid choice" in browser.post(reverse("admin:executions_apikey_add"), wanted).content.decode()
+    assert not ApiKey.objects.exists()
+
+
+def test_a_key_is_revoked_by_a_post_and_only_with_the_permission(browser, acme, client):
+    key = ApiKeyFactory(tenant=acme)
+    browser.get(page_of(key) + "?command=revoke")
+    key.refresh_from_db()
+    assert key.revoked_at is None
+    assert "The key is revoked" in browser.post(page_of(key), {"command": "revoke"}, follow=True).content.decode()
+    key.refresh_from_db()
+    assert key.revoked_at is not None
+    client.force_login(staff_of(acme, username="eve", permissions=("view_apikey",)))
+    assert client.post(page_of(key), {"command": "revoke"}).status_code == 403
+
+
+def test_users_are_for_superusers_only(acme, client):
+    client.force_login(staff_of(acme, username="eve", permissions=("view_user", "change_user", "add_user")))
+    assert client.get(reverse("admin:auth_user_changelist")).status_code == 403
+
+
+def test_the_first_page_counts_what_waits_runs_and_failed(browser, acme, globex):
+    ClarificationFactory(run__tenant=acme, title="Approve the refund")
+    ClarificationFactory(run__tenant=globex, title="Secret of globex")
+    RunFactory(tenant=acme, status="running")
+    RunFactory(tenant=acme, status="failed")
+    RunFactory(tenant=acme, status="failed", created_at=timezone.now() - timedelta(days=2))
+    response = browser.get(reverse("admin:index"))
+    cards = response.context["cards"]
+    assert [card["number"] for card in cards] == [1, 1, 2, 1]
+    assert [len(browser.get(card["url"]).context["cl"].result_list) for card in cards] == [1, 1, 2, 1]
+    assert "Approve the refund" in response.content.decode()
+    assert "globex" not in response.content.decode().lower()
+
+
+def test_a_person_without_any_permission_gets_an_empty_first_page(acme, client):
+    ClarificationFactory(run__tenant=acme, title="Approve the refund")
+    client.force_login(staff_of(acme, username="eve", permissions=()))
+    response = client.get(reverse("admin:index"))
+    assert response.status_code == 200
+    assert "Approve the refund" not in response.content.decode()
+
+
+def test_nothing_a_plan_or_a_run_says_becomes_markup(browser, acme):
+    document = {
+        "name": EVIL,
+        "flows": [{"flow_id": "m", "steps": [{"step_id": EVIL, "name": EVIL, "conditions": [EVIL]}]}],
+    }
+    plan = PlanFactory(tenant=acme, document=document, name=EVIL[:200], version=EVIL, description=EVIL)
+    error = {"message": EVIL, "details": {EVIL: EVIL}}
+    run = RunFactory(tenant=acme, plan=plan, status="failed", error=error, parameters={EVIL: EVIL}, correlation_id=EVIL)
+    RunStepFactory(run=run, step_id=EVIL, output=EVIL, error=EVIL, status=EVIL[:32], reason=EVIL)
+    event = record_event(run, EVIL, by=EVIL, why=EVIL)
+    pages = [
+        browser.get(url) for url in (page_of(run), page_of(plan), page_of(event), list_of("run"), list_of("event"))
+    ]
+    assert [page.status_code for page in pages] == [200] * 5
+    assert not [page for page in pages if "<script>alert" in page.content.decode()]
+
+
+def test_no_page_asks_another_server_for_anything(browser, acme):
+    run = RunFactory(tenant=acme, status="running")
+    for url in (page_of(run), page_of(run.plan), list_of("run"), reverse("admin:index")):
+        outside = re.findall(r'(?:src|<link[^>]+href)="(?:https?:)?//[^"]+"', browser.get(url).content.decode())
+        assert outside == []
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"amount": 1250.5, "currency": "EUR"}, "1,250.50 EUR"),
+        ({"amount": 125050, "currency": "EUR"}, "125,050<"),
+        ({"order_id": 20240117}, ">20240117<"),
+        ({"active": True}, ">Yes<"),
+        ({"note": None}, "(nothing)"),
+        ({"note": ""}, "(empty)"),
+        ([], "(none)"),
+        (list(range(150)), "and 50 more"),
+        ("x" * 5000, "show all 5,000 characters"),
+    ],
+)
+def test_values_read_as_a_person_would_write_them(value, text):
+    assert text in readable(value)
+
+
+def test_a_bottomless_value_ends_as_text():
+    value: object = "bottom"
+    for _ in range(200):
+        value = [value]
+    assert "<code>[[[" in readable(value)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.34, "340 ms"), (4.25, "4.2 s"), (192, "3 min 12 s"), (7500, "2 h 5 min"), (86400, "1 d")]
+)
+def test_lengths_of_time_have_one_or_two_units(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_times_are_told_from_now():
+    now = timezone.now()
+    assert relative(now - timedelta(minutes=3, seconds=40)) == "3 min ago"
+    assert relative(now + timedelta(minutes=57, seconds=30)) == "in 57 min"

@@ -1,0 +1,94 @@
+"""Imports point one way; each room belongs to one subject."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+APPS = ("orchestrator_project", "executions", "approvals_bridge", "portia_runtime")
+ENTRANCES = ("api", "admin", "management", "tasks", "admin_theme")
+
+# What a package may import of ours. Wiring is used by all, and itself names what it wires.
+ALLOWED = {
+    "portia_runtime": {"portia_runtime"},
+    "executions": {"executions", "orchestrator_project"},
+    "approvals_bridge": {"approvals_bridge", "executions", "orchestrator_project"},
+    "orchestrator_project": {"orchestrator_project", "executions", "approvals_bridge"},
+}
+
+
+def modules(app):
+    return [path for path in (ROOT / app).rglob("*.py") if "migrations" not in path.parts]
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def room(name):
+    """`executions.api.views` is in the room `api` of `executions`."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_packages_import_only_those_below_them(app):
+    strangers = {
+        (str(path.relative_to(ROOT)), name)
+        for path in modules(app)
+        for name in imported(path)
+        if name.split(".")[0] in APPS and name.split(".")[0] not in ALLOWED[app]
+    }
+    assert strangers == set()
+
+
+@pytest.mark.parametrize("app", ["executions", "approvals_bridge"])
+def test_nothing_below_the_entrances_imports_an_entrance(app):
+    wrong = {
+        (str(path.relative_to(ROOT)), name)
+        for path in modules(app)
+        if path.relative_to(ROOT / app).parts[0].removesuffix(".py") not in (*ENTRANCES, "apps")
+        for name in imported(path)
+        if name.split(".")[0] in ("executions", "approvals_bridge") and room(name) in ENTRANCES
+    }
+    assert wrong == set()
+
+
+@pytest.mark.parametrize("library", ["requests", "urllib3"])
+def test_only_the_portia_client_speaks_http(library):
+    speakers = {
+        str(path.relative_to(ROOT))
+        for app in ("executions", "approvals_bridge")
+        for path in modules(app)
+        if any(name.split(".")[0] == library for name in imported(path))
+    }
+    assert {Path(name).parent.as_posix() for name in speakers} == {"executions/portia"}
+
+
+def test_only_transition_writes_the_status_of_a_run():
+    writers = {
+        str(path.relative_to(ROOT))
+        for app in ("executions", "approvals_bridge")
+        for path in modules(app)
+        if path.name != "errors.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Assign)
+        and any(isinstance(t, ast.Attribute) and t.attr in ("status", "reason") for t in _targets(node))
+    }
+    assert writers <= {"executions/models/run.py", "approvals_bridge/actions.py"}
+
+
+def _targets(node):
+    for target in node.targets:
+        yield from target.elts if isinstance(target, ast.Tuple) else [target]
+
+
+def test_the_documents_made_from_code_are_current():
+    from orchestrator_project.management.commands.write_docs import DOCUMENTS
+
+    assert {name: (ROOT / name).read_text() for name in DOCUMENTS} == {name: make() for name, make in DOCUMENTS.items()}
