@@ -16,6 +16,8 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from orchestrator_project.admin_theme import LOGIN_REDIRECT_URL, UNFOLD  # noqa: F401 - read by Django and unfold
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 Words = Annotated[list[str], NoDecode]
@@ -353,5 +355,3 @@ LOGGING = {
         "django-q": {"level": "WARNING"},
     },
 }
-
-from orchestrator_project.admin_theme import LOGIN_REDIRECT_URL, UNFOLD  # noqa: E402, F401 - read by Django and unfold

@@ -22,10 +22,11 @@ DEMO_TENANT = "demo"
 
 @dataclass(frozen=True, kw_only=True)
 class DemoAccess:
-    """What a person needs to try the service: the tenant, a fresh API key, and staff users with their passwords."""
+    """What a person needs to try the service: fresh API keys of an agent and of bob, staff users with their passwords."""
 
     tenant: Tenant
     api_key: str
+    approver_key: str
     users: dict[str, str]
 
 
@@ -67,7 +68,7 @@ def revoke_api_key(key: ApiKey) -> None:
 
 @transaction.atomic
 def ensure_demo(*, password: str) -> DemoAccess:
-    """Make the demonstration's tenant, its people and a fresh API key; what is there already is kept.
+    """Make the demonstration's tenant and people, and fresh API keys in place of the ones before.
 
     alice asks for things and bob decides them: nobody approves what he asked for himself.
     """
@@ -75,11 +76,12 @@ def ensure_demo(*, password: str) -> DemoAccess:
     users = {name: _ensure_staff(name, tenant=tenant, password=password) for name in ("alice", "bob")}
     admin = _ensure_staff("admin", tenant=tenant, password=password)
     type(admin).objects.filter(pk=admin.pk).update(is_superuser=True)
-    ApiKey.objects.filter(tenant=tenant, principal="demo-agent", revoked_at__isnull=True).update(
-        revoked_at=timezone.now()
+    ApiKey.objects.filter(tenant=tenant, principal__in=["demo-agent", "bob"]).delete()
+    _, agent = create_api_key(tenant=tenant, principal="demo-agent", scopes=[Scope.EXECUTE, Scope.READ, Scope.CONTROL])
+    _, bob = create_api_key(tenant=tenant, principal="bob", scopes=[Scope.READ, Scope.DECIDE], user=users["bob"])
+    return DemoAccess(
+        tenant=tenant, api_key=agent, approver_key=bob, users=dict.fromkeys([*users, "admin"], password)
     )
-    _, secret = create_api_key(tenant=tenant, principal="demo-agent", scopes=[Scope.EXECUTE, Scope.READ, Scope.CONTROL])
-    return DemoAccess(tenant=tenant, api_key=secret, users=dict.fromkeys([*users, "admin"], password))
 
 
 def new_password() -> str:
@@ -98,7 +100,7 @@ def _ensure_staff(username: str, *, tenant: Tenant, password: str) -> Any:
 
 
 def _approver_permissions() -> list[Permission]:
-    names = ["view_run", "view_plan", "view_clarification", "decide_clarification", "view_event"]
+    names = ["view_run", "change_run", "view_plan", "view_clarification", "decide_clarification", "view_event"]
     return list(Permission.objects.filter(codename__in=names))
 
 

@@ -1,0 +1,133 @@
+"""What the service writes down, to look at: events, answers to repeated requests, work that is due."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.decorators import display
+
+from executions.admin.base import RecordAdmin
+from executions.models import Event, IdempotencyRecord, Run, Work
+from executions.templatetags.reading import ago, event_words, moment, readable
+
+
+def link_to_run(run: Run) -> SafeString:
+    """A link to a run, named by its plan."""
+    return format_html(
+        '<a class="o-link" href="{}">{}</a>', reverse("admin:executions_run_change", args=[run.pk]), run.plan.name
+    )
+
+
+@admin.register(Event)
+class EventAdmin(RecordAdmin):
+    """Facts, as they are reported to others."""
+
+    list_display = ["what", "run_link", "sequence", "actor", "tenant", "at"]
+    list_filter = ["type", ("tenant", admin.RelatedOnlyFieldListFilter), "created_at"]
+    search_fields = ["run__id", "correlation_id", "actor", "type"]
+    list_select_related = ["run__plan", "tenant"]
+    ordering = ["-id"]
+    fields = [
+        "what",
+        "type",
+        "run_link",
+        "sequence",
+        "actor",
+        "shown_data",
+        "correlation_id",
+        "traceparent",
+        "subject",
+        "shown_at",
+        "id",
+    ]
+
+    @display(description="What", ordering="type")
+    def what(self, obj: Event) -> str:
+        """The type in words."""
+        return event_words(obj.type)
+
+    @display(description="Run")
+    def run_link(self, obj: Event) -> SafeString:
+        """The run it is about."""
+        return link_to_run(obj.run)
+
+    @display(description="Data")
+    def shown_data(self, obj: Event) -> SafeString:
+        """What it says, as names and values."""
+        return readable(obj.data)
+
+    @display(description="When", ordering="-id")
+    def at(self, obj: Event) -> SafeString | str:
+        """How long ago."""
+        return ago(obj.created_at)
+
+    @display(description="When")
+    def shown_at(self, obj: Event) -> SafeString | str:
+        """The time, in UTC."""
+        return moment(obj.created_at)
+
+
+@admin.register(IdempotencyRecord)
+class IdempotencyRecordAdmin(RecordAdmin):
+    """Requests that were answered and will be answered the same way again."""
+
+    list_display = ["key", "route", "principal", "tenant", "shown_status", "age", "expires"]
+    list_display_links = None
+    list_filter = ["response_status", ("tenant", admin.RelatedOnlyFieldListFilter)]
+    search_fields = ["key", "principal"]
+    fields = ["key", "route", "principal", "tenant", "shown_status", "fingerprint", "created_at", "expires_at"]
+    list_select_related = ["tenant"]
+
+    @display(description="Answer", label={"ok": "success", "refused": "warning", "open": "info"})
+    def shown_status(self, obj: IdempotencyRecord) -> tuple[str, str]:
+        """The HTTP status of the answer."""
+        if obj.response_status is None:
+            return "open", "in progress"
+        return "ok" if obj.response_status < 400 else "refused", str(obj.response_status)
+
+    @display(description="Made", ordering="created_at")
+    def age(self, obj: IdempotencyRecord) -> SafeString | str:
+        """How long ago the first request came."""
+        return ago(obj.created_at)
+
+    @display(description="Kept until", ordering="expires_at")
+    def expires(self, obj: IdempotencyRecord) -> SafeString | str:
+        """When the answer is forgotten."""
+        return ago(obj.expires_at)
+
+
+@admin.register(Work)
+class WorkAdmin(RecordAdmin):
+    """What workers are to do next; empty on a system at rest."""
+
+    members_path = "run__tenant__members"
+    list_display = ["what", "run_link", "when", "attempts", "state"]
+    list_display_links = None
+    list_filter = ["kind"]
+    search_fields = ["run__id"]
+    list_select_related = ["run__plan"]
+
+    @display(description="What", ordering="kind")
+    def what(self, obj: Work) -> str:
+        """The kind of work, in words."""
+        return obj.get_kind_display()
+
+    @display(description="Run")
+    def run_link(self, obj: Work) -> SafeString:
+        """The run it is for."""
+        return link_to_run(obj.run)
+
+    @display(description="Due", ordering="due_at")
+    def when(self, obj: Work) -> SafeString | str:
+        """When it is due, or since when it is overdue."""
+        return ago(obj.due_at)
+
+    @display(description="State", label={"taken": "info", "overdue": "warning", "planned": ""})
+    def state(self, obj: Work) -> tuple[str, str]:
+        """Whether a worker has it, or should have."""
+        if obj.lease_token is not None and obj.due_at > timezone.now():
+            return "taken", "a worker has it"
+        return ("overdue", "due") if obj.due_at <= timezone.now() else ("planned", "planned")

@@ -1,0 +1,111 @@
+"""The run page: where a run is and why, its steps, what it waits for, and the buttons its status allows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.decorators import display
+
+from executions.actions import runs
+from executions.admin.base import PageAdmin
+from executions.admin.steps import error_text, steps_of
+from executions.models import Command, Run, RunStatus
+from executions.templatetags.reading import TONES, ago, elapsed_since, percent
+
+COMMANDS = {Command.PAUSE: runs.pause, Command.RESUME: runs.resume, Command.CANCEL: runs.cancel}
+DONE = {
+    Command.PAUSE: "The run holds at the next step.",
+    Command.RESUME: "The run goes on.",
+    Command.CANCEL: "The run is being cancelled: no new step starts.",
+}
+SHORT = 16  # characters of a correlation id that fit into a list
+LONGEST_HISTORY = 200  # events on the page, the newest of them
+
+
+@admin.register(Run)
+class RunAdmin(PageAdmin):
+    """Runs: looked at here, steered by three commands."""
+
+    page_template = "admin/executions/run/page.html"
+    live_template = "admin/executions/run/live.html"
+    list_display = [
+        "plan_name", "case", "shown_status", "why", "progress_bar", "triggered_by", "tenant", "age", "took",
+    ]  # fmt: skip
+    list_filter = ["status", "reason", ("tenant", admin.RelatedOnlyFieldListFilter), "created_at"]
+    search_fields = ["id", "plan__name", "correlation_id", "triggered_by", "portia_run_id"]
+    search_help_text = "Search by run id, plan, who asked, correlation id"
+    list_select_related = ["plan", "tenant"]
+
+    def title_of(self, obj: Run) -> str:
+        """The plan's name and the status."""
+        return f"{obj.plan.name}: {obj.get_status_display().lower()}"
+
+    def live_version(self, obj: Run) -> str:
+        """A run's version grows with what Portia says, its event sequence with what people do."""
+        return f"{obj.version}.{obj.event_sequence}"
+
+    def live_context(self, request: HttpRequest, obj: Run) -> dict[str, Any]:
+        """Status, commands, steps and events."""
+        may_command = request.user.has_perm("executions.change_run")
+        events = list(obj.events.order_by("-sequence")[:LONGEST_HISTORY])
+        return {
+            "run": obj,
+            "steps": steps_of(obj),
+            "commands": runs.allowed_commands(obj) if may_command else [],
+            "events": events[::-1],
+            "error_text": error_text(obj.error),
+            "error_details": {name: value for name, value in (obj.error or {}).items() if name != "message" and value},
+            "waiting": obj.clarifications.filter(status="pending").order_by("requested_at"),
+        }
+
+    def act(self, request: HttpRequest, obj: Run) -> HttpResponse:
+        """Pause, resume or cancel."""
+        word = request.POST.get("command", "")
+        if word in COMMANDS and request.user.has_perm("executions.change_run"):
+            by = request.user.get_username()
+            self.attempt(request, lambda: COMMANDS[Command(word)](obj.pk, by=by), success=DONE[Command(word)])
+        else:
+            self.message_user(request, "You may not steer runs: ask for the permission “Can change run”.", "error")
+        return HttpResponseRedirect(self.url_of(obj))
+
+    @display(description="Plan", ordering="plan__name")
+    def plan_name(self, obj: Run) -> str:
+        """The plan's name: rows are known by it."""
+        return obj.plan.name
+
+    @display(description="Correlation", ordering="correlation_id")
+    def case(self, obj: Run) -> SafeString:
+        """What the caller knows it by, shortened where it is long."""
+        text = obj.correlation_id if len(obj.correlation_id) <= SHORT else f"{obj.correlation_id[:8]}…"
+        return format_html('<span title="{}">{}</span>', obj.correlation_id, text)
+
+    @display(description="Status", ordering="status", label={**TONES, RunStatus.PENDING: ""})
+    def shown_status(self, obj: Run) -> tuple[str, str]:
+        """The status as a coloured label."""
+        return obj.status, obj.get_status_display()
+
+    @display(description="Why", ordering="reason")
+    def why(self, obj: Run) -> str:
+        """The reason in words."""
+        return obj.get_reason_display()
+
+    @display(description="Progress", ordering="progress")
+    def progress_bar(self, obj: Run) -> SafeString:
+        """How much of the run's steps is done."""
+        return format_html(
+            '<progress class="o-progress" max="1" value="{}">{}%</progress>', obj.progress, percent(obj.progress)
+        )
+
+    @display(description="Submitted", ordering="-id")
+    def age(self, obj: Run) -> SafeString | str:
+        """How long ago it was submitted."""
+        return ago(obj.created_at)
+
+    @display(description="Took")
+    def took(self, obj: Run) -> SafeString | str:
+        """Seconds from the start to the end, or to now."""
+        return elapsed_since(obj.started_at, obj.finished_at)

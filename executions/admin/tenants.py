@@ -1,0 +1,52 @@
+"""Tenants and their members."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.auth import get_user_model
+from django.db.models import ManyToManyField, Model
+from django.forms import ModelMultipleChoiceField
+from django.http import HttpRequest
+from unfold.decorators import display
+
+from executions.admin.base import ScopedAdmin
+from executions.models import Tenant
+
+
+@admin.register(Tenant)
+class TenantAdmin(ScopedAdmin):
+    """Tenants: name, allowed tools and members. The identifier stays, because keys and tokens name it."""
+
+    members_path = "members"
+    fields = ["identifier", "name", "is_active", "allowed_tools", "members"]
+    filter_horizontal = ["members"]
+    list_display = ["name", "identifier", "is_active", "member_count"]
+    search_fields = ["name", "identifier"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> list[str]:
+        """The identifier can only be chosen at first."""
+        return ["identifier"] if obj else []
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Superusers only: whoever adds a tenant would not be a member of it."""
+        return request.user.is_superuser
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Nobody: a tenant that is not needed any more is set inactive."""
+        return False
+
+    def formfield_for_manytomany(
+        self, db_field: ManyToManyField, request: HttpRequest, **kwargs: Any
+    ) -> ModelMultipleChoiceField | None:
+        """Offer staff; to others than superusers only people of their own tenants."""
+        people = get_user_model().objects.filter(is_staff=True)
+        if not request.user.is_superuser:
+            people = people.filter(tenants__members=request.user.pk).distinct()
+        return super().formfield_for_manytomany(db_field, request, queryset=people, **kwargs)
+
+    @display(description="Members")
+    def member_count(self, obj: Tenant) -> int:
+        """How many people see what it does."""
+        return obj.members.count()
