@@ -28,7 +28,7 @@ from orchestrator_project.telemetry import correlated
 
 logger = logging.getLogger(__name__)
 
-BATCH = 20
+BATCH = 1  # each row is one or two calls in turn, which have to end within the lease
 LEASE = 15.0  # seconds
 
 STATUS_AFTER = {

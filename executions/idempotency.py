@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-import rfc8785
 from django.conf import settings
 from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 from psycopg.errors import LockNotAvailable
 
+from executions.canonical_json import NotCanonical, canonical_json
 from executions.errors import IdempotencyKeyReused, InvalidRequest, RequestInProgress
 from executions.models import IdempotencyRecord, Tenant
 
@@ -65,8 +65,8 @@ def read_key(header: str | None) -> str | None:
 def fingerprint(*, route: str, body: Any) -> str:
     """Return the SHA-256 of route and body in canonical JSON (RFC 8785). Raises InvalidRequest for numbers it cannot hold."""
     try:
-        return hashlib.sha256(route.encode() + b"\n" + rfc8785.dumps(body)).hexdigest()
-    except (rfc8785.CanonicalizationError, RecursionError) as error:
+        return hashlib.sha256(route.encode() + b"\n" + canonical_json(body)).hexdigest()
+    except NotCanonical as error:
         raise InvalidRequest(f"The body cannot be written as canonical JSON: {error}.") from None
 
 

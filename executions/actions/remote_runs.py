@@ -35,9 +35,9 @@ from orchestrator_project.telemetry import correlated
 
 logger = logging.getLogger(__name__)
 
-BATCH = 50
+SYNC_BATCH = 100  # ids in one call, by the contract
 LEASE = 15.0  # seconds; longer than the client's time-outs and retries together
-PARALLEL_CALLS = 8
+PARALLEL_CALLS = 8  # and rows per batch: one round of calls has to end within the lease
 FIRST_SYNC = 0.03  # seconds after the launch
 SLOWEST_SYNC = 15.0
 WAITING_SYNC = 30.0  # while a person decides; what he decides makes the run due at once
@@ -79,7 +79,7 @@ AnyErrand = TypeVar("AnyErrand", bound=Errand)
 
 def launch() -> int:
     """Start accepted runs at Portia; returns how many work rows were taken."""
-    works = Work.objects.claim(Kind.LAUNCH, limit=BATCH, lease=LEASE)
+    works = Work.objects.claim(Kind.LAUNCH, limit=PARALLEL_CALLS, lease=LEASE)
     runs = _load_runs(works)
     launches: list[Launch] = []
     for work in works:
@@ -93,21 +93,24 @@ def launch() -> int:
 
 def sync() -> int:
     """Ask Portia about the runs that are due, one call per tenant, and write what changed; returns rows taken."""
-    works = Work.objects.claim(Kind.SYNC, limit=100, lease=LEASE)
+    works = Work.objects.claim(Kind.SYNC, limit=SYNC_BATCH, lease=LEASE)
     runs = _load_runs(works)
     _drop_settled(works, runs)
     by_tenant: dict[str, list[Work]] = defaultdict(list)
     for work in works:
         if not runs[work.run_id].is_terminal:
             by_tenant[runs[work.run_id].tenant.identifier].append(work)
+    silent: PortiaError | None = None
     for tenant, group in by_tenant.items():
-        _sync_tenant(tenant, group, runs)
+        silent = silent or _sync_tenant(tenant, group, runs)
+        if silent:  # the next tenant's call would only time out as well
+            _put_off(group, silent)
     return len(works)
 
 
 def deliver_commands() -> int:
     """Tell Portia what people asked of their runs; returns rows taken."""
-    works = Work.objects.claim(Kind.COMMAND, limit=BATCH, lease=LEASE)
+    works = Work.objects.claim(Kind.COMMAND, limit=PARALLEL_CALLS, lease=LEASE)
     runs = _load_runs(works)
     errands = [Errand(work=work, run=runs[work.run_id]) for work in works if _has_command(work, runs[work.run_id])]
     for errand, answer in _in_parallel(_send_command, errands):
@@ -221,15 +224,14 @@ def _drop_settled(works: list[Work], runs: dict[Any, Run]) -> None:
     Work.objects.done(work for work in works if runs[work.run_id].is_terminal)
 
 
-def _sync_tenant(tenant: str, works: list[Work], runs: dict[Any, Run]) -> None:
+def _sync_tenant(tenant: str, works: list[Work], runs: dict[Any, Run]) -> PortiaError | None:
+    """Sync one tenant's runs; returns the error where Portia could not be asked."""
     ids = {str(runs[work.run_id].portia_run_id): work for work in works}
     try:
         found, missing = portia().get_runs(ids, tenant=tenant)
     except PortiaError as error:
-        logger.warning("sync of %d runs put off: %s", len(works), error.message)
-        for work in works:
-            Work.objects.later(work, delay=_retry_delay(work, error))
-        return
+        logger.warning("sync of %d runs of %s put off: %s", len(works), tenant, error.message)
+        return error
     for remote in found:
         if remote.run_id in ids:
             work = ids[remote.run_id]
@@ -237,6 +239,12 @@ def _sync_tenant(tenant: str, works: list[Work], runs: dict[Any, Run]) -> None:
                 _settle_sync(work, runs[work.run_id], remote)
     for portia_run_id in missing:
         _settle_missing(ids[portia_run_id])
+    return None
+
+
+def _put_off(works: list[Work], error: PortiaError) -> None:
+    for work in works:
+        Work.objects.later(work, delay=_retry_delay(work, error))
 
 
 def _settle_sync(work: Work, run: Run, remote: PortiaPlanRun) -> None:

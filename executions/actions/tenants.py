@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -79,14 +78,7 @@ def ensure_demo(*, password: str) -> DemoAccess:
     ApiKey.objects.filter(tenant=tenant, principal__in=["demo-agent", "bob"]).delete()
     _, agent = create_api_key(tenant=tenant, principal="demo-agent", scopes=[Scope.EXECUTE, Scope.READ, Scope.CONTROL])
     _, bob = create_api_key(tenant=tenant, principal="bob", scopes=[Scope.READ, Scope.DECIDE], user=users["bob"])
-    return DemoAccess(
-        tenant=tenant, api_key=agent, approver_key=bob, users=dict.fromkeys([*users, "admin"], password)
-    )
-
-
-def new_password() -> str:
-    """Return a password for a demonstration user: 96 random bits."""
-    return secrets.token_urlsafe(12)
+    return DemoAccess(tenant=tenant, api_key=agent, approver_key=bob, users=dict.fromkeys([*users, "admin"], password))
 
 
 def _ensure_staff(username: str, *, tenant: Tenant, password: str) -> Any:

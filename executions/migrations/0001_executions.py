@@ -12,7 +12,6 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
@@ -21,244 +20,540 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
-            name='Plan',
+            name="Plan",
             fields=[
-                ('id', models.UUIDField(default=executions.models.ids.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('plan_hash', models.CharField(max_length=64)),
-                ('name', models.CharField(max_length=256)),
-                ('version', models.CharField(blank=True, max_length=64)),
-                ('description', models.TextField(blank=True)),
-                ('document', models.JSONField(help_text='The ExecutablePlan, word for word.')),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('created_by', models.CharField(max_length=128)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=executions.models.ids.uuid7, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("plan_hash", models.CharField(max_length=64)),
+                ("name", models.CharField(max_length=256)),
+                ("version", models.CharField(blank=True, max_length=64)),
+                ("description", models.TextField(blank=True)),
+                ("document", models.JSONField(help_text="The ExecutablePlan, word for word.")),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("created_by", models.CharField(max_length=128)),
             ],
             options={
-                'ordering': ['-created_at'],
+                "ordering": ["-created_at"],
             },
         ),
         migrations.CreateModel(
-            name='Tenant',
+            name="Tenant",
             fields=[
-                ('id', models.UUIDField(default=executions.models.ids.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('identifier', models.CharField(max_length=63, unique=True, validators=[django.core.validators.RegexValidator('^[a-z0-9][a-z0-9-]*$', 'Lower-case letters, digits and hyphens only.')])),
-                ('name', models.CharField(max_length=200)),
-                ('is_active', models.BooleanField(default=True, help_text='The keys of an inactive tenant are refused.')),
-                ('allowed_tools', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=128), blank=True, help_text='Tools its plans may use, separated by commas. Empty: no restriction by the tenant.', null=True, size=None)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('members', models.ManyToManyField(blank=True, help_text='Staff who see and decide its requests.', related_name='tenants', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=executions.models.ids.uuid7, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                (
+                    "identifier",
+                    models.CharField(
+                        max_length=63,
+                        unique=True,
+                        validators=[
+                            django.core.validators.RegexValidator(
+                                "^[a-z0-9][a-z0-9-]*$", "Lower-case letters, digits and hyphens only."
+                            )
+                        ],
+                    ),
+                ),
+                ("name", models.CharField(max_length=200)),
+                (
+                    "is_active",
+                    models.BooleanField(default=True, help_text="The keys of an inactive tenant are refused."),
+                ),
+                (
+                    "allowed_tools",
+                    django.contrib.postgres.fields.ArrayField(
+                        base_field=models.CharField(max_length=128),
+                        blank=True,
+                        help_text="Tools its plans may use, separated by commas. Empty: no restriction by the tenant.",
+                        null=True,
+                        size=None,
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "members",
+                    models.ManyToManyField(
+                        blank=True,
+                        help_text="Staff who see and decide its requests.",
+                        related_name="tenants",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'ordering': ['identifier'],
+                "ordering": ["identifier"],
             },
         ),
         migrations.CreateModel(
-            name='Run',
+            name="Run",
             fields=[
-                ('id', models.UUIDField(default=executions.models.ids.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('status', models.CharField(choices=[('pending', 'Pending'), ('running', 'Running'), ('paused', 'Paused'), ('completed', 'Completed'), ('failed', 'Failed'), ('cancelled', 'Cancelled')], default='pending', max_length=16)),
-                ('reason', models.CharField(choices=[('accepted', 'Accepted'), ('portia_unreachable', 'Portia does not answer'), ('executing', 'Executing'), ('rolling_back', 'Rolling back'), ('awaiting_clarification', 'Waiting for a person'), ('pause_requested', 'Paused on request'), ('ok', 'Done'), ('step_failed', 'A step failed'), ('rejected', 'Rejected by a person'), ('clarification_expired', 'Nobody answered in time'), ('timed_out', 'Timed out'), ('capability_denied', 'Not allowed'), ('plan_refused', 'Portia refused the plan'), ('run_lost', 'Portia lost the run'), ('rollback_failed', 'The rollback failed'), ('cancel_requested', 'Cancelled on request')], default='accepted', max_length=32)),
-                ('version', models.PositiveIntegerField(default=1, help_text='Grows with every visible change.')),
-                ('parameters', models.JSONField(blank=True, default=dict)),
-                ('variables', models.JSONField(blank=True, default=dict, help_text='Win over the variables of the plan.')),
-                ('retry_policy', models.JSONField(blank=True, help_text='Wins over the retry policy of the plan.', null=True)),
-                ('timeout', models.FloatField(blank=True, help_text='Active seconds; wins over the timeout of the plan.', null=True)),
-                ('hooks', models.JSONField(blank=True, default=list)),
-                ('capability', models.JSONField(blank=True, default=dict, help_text='The CapabilityValidation of the submission.')),
-                ('allowed_tools', models.JSONField(blank=True, default=list, help_text='Tools the runtime may call for this run.')),
-                ('triggered_by', models.CharField(max_length=128)),
-                ('requested_by', models.CharField(help_text='The principal whose key submitted the run.', max_length=128)),
-                ('correlation_id', models.CharField(max_length=128)),
-                ('traceparent', models.CharField(blank=True, max_length=64)),
-                ('requested', models.CharField(blank=True, choices=[('pause', 'Pause'), ('resume', 'Resume'), ('cancel', 'Cancel')], default='', max_length=8)),
-                ('portia_plan_id', models.CharField(blank=True, default='', max_length=128)),
-                ('portia_run_id', models.CharField(blank=True, max_length=128, null=True, unique=True)),
-                ('portia_version', models.BigIntegerField(default=0)),
-                ('portia_missing_since', models.DateTimeField(blank=True, null=True)),
-                ('pending_clarifications', models.JSONField(blank=True, default=list, help_text='Ids as Portia gave them.')),
-                ('progress', models.FloatField(default=0.0, help_text='Finished top-level steps / all of them, 0 to 1.')),
-                ('current_step', models.CharField(blank=True, default='', max_length=256)),
-                ('results', models.JSONField(blank=True, default=dict)),
-                ('rollback', models.JSONField(blank=True, default=dict)),
-                ('error', models.JSONField(blank=True, null=True)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('updated_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('started_at', models.DateTimeField(blank=True, null=True)),
-                ('finished_at', models.DateTimeField(blank=True, null=True)),
-                ('event_sequence', models.PositiveIntegerField(default=0)),
-                ('plan', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='runs', to='executions.plan')),
-                ('tenant', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='runs', to='executions.tenant')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=executions.models.ids.uuid7, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("pending", "Pending"),
+                            ("running", "Running"),
+                            ("paused", "Paused"),
+                            ("completed", "Completed"),
+                            ("failed", "Failed"),
+                            ("cancelled", "Cancelled"),
+                        ],
+                        default="pending",
+                        max_length=16,
+                    ),
+                ),
+                (
+                    "reason",
+                    models.CharField(
+                        choices=[
+                            ("accepted", "Accepted"),
+                            ("portia_unreachable", "Portia does not answer"),
+                            ("executing", "Executing"),
+                            ("rolling_back", "Rolling back"),
+                            ("awaiting_clarification", "Waiting for a person"),
+                            ("pause_requested", "Paused on request"),
+                            ("ok", "Done"),
+                            ("step_failed", "A step failed"),
+                            ("rejected", "Rejected by a person"),
+                            ("clarification_expired", "Nobody answered in time"),
+                            ("timed_out", "Timed out"),
+                            ("capability_denied", "Not allowed"),
+                            ("plan_refused", "Portia refused the plan"),
+                            ("run_lost", "Portia lost the run"),
+                            ("rollback_failed", "The rollback failed"),
+                            ("cancel_requested", "Cancelled on request"),
+                        ],
+                        default="accepted",
+                        max_length=32,
+                    ),
+                ),
+                ("version", models.PositiveIntegerField(default=1, help_text="Grows with every visible change.")),
+                ("parameters", models.JSONField(blank=True, default=dict)),
+                (
+                    "variables",
+                    models.JSONField(blank=True, default=dict, help_text="Win over the variables of the plan."),
+                ),
+                (
+                    "retry_policy",
+                    models.JSONField(blank=True, help_text="Wins over the retry policy of the plan.", null=True),
+                ),
+                (
+                    "timeout",
+                    models.FloatField(
+                        blank=True, help_text="Active seconds; wins over the timeout of the plan.", null=True
+                    ),
+                ),
+                ("hooks", models.JSONField(blank=True, default=list)),
+                (
+                    "capability",
+                    models.JSONField(blank=True, default=dict, help_text="The CapabilityValidation of the submission."),
+                ),
+                (
+                    "allowed_tools",
+                    models.JSONField(blank=True, default=list, help_text="Tools the runtime may call for this run."),
+                ),
+                ("triggered_by", models.CharField(max_length=128)),
+                (
+                    "requested_by",
+                    models.CharField(help_text="The principal whose key submitted the run.", max_length=128),
+                ),
+                ("correlation_id", models.CharField(max_length=128)),
+                ("traceparent", models.CharField(blank=True, max_length=64)),
+                (
+                    "requested",
+                    models.CharField(
+                        blank=True,
+                        choices=[("pause", "Pause"), ("resume", "Resume"), ("cancel", "Cancel")],
+                        default="",
+                        max_length=8,
+                    ),
+                ),
+                ("portia_plan_id", models.CharField(blank=True, default="", max_length=128)),
+                ("portia_run_id", models.CharField(blank=True, max_length=128, null=True, unique=True)),
+                ("portia_version", models.BigIntegerField(default=0)),
+                ("portia_missing_since", models.DateTimeField(blank=True, null=True)),
+                (
+                    "pending_clarifications",
+                    models.JSONField(blank=True, default=list, help_text="Ids as Portia gave them."),
+                ),
+                (
+                    "progress",
+                    models.FloatField(default=0.0, help_text="Finished top-level steps / all of them, 0 to 1."),
+                ),
+                ("current_step", models.CharField(blank=True, default="", max_length=256)),
+                ("results", models.JSONField(blank=True, default=dict)),
+                ("rollback", models.JSONField(blank=True, default=dict)),
+                ("error", models.JSONField(blank=True, null=True)),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("updated_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("started_at", models.DateTimeField(blank=True, null=True)),
+                ("finished_at", models.DateTimeField(blank=True, null=True)),
+                ("event_sequence", models.PositiveIntegerField(default=0)),
+                (
+                    "plan",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="runs", to="executions.plan"
+                    ),
+                ),
+                (
+                    "tenant",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="runs", to="executions.tenant"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
+                "ordering": ["-id"],
             },
         ),
         migrations.AddField(
-            model_name='plan',
-            name='tenant',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='plans', to='executions.tenant'),
+            model_name="plan",
+            name="tenant",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT, related_name="plans", to="executions.tenant"
+            ),
         ),
         migrations.CreateModel(
-            name='IdempotencyRecord',
+            name="IdempotencyRecord",
             fields=[
-                ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('principal', models.CharField(max_length=128)),
-                ('route', models.CharField(help_text='Method and path.', max_length=200)),
-                ('key', models.CharField(max_length=255)),
-                ('fingerprint', models.CharField(help_text='SHA-256 of route and canonical body.', max_length=64)),
-                ('response_status', models.PositiveSmallIntegerField(null=True)),
-                ('response_headers', models.JSONField(default=dict)),
-                ('response_body', models.BinaryField(default=bytes)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('expires_at', models.DateTimeField(db_index=True)),
-                ('tenant', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='idempotency_records', to='executions.tenant')),
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("principal", models.CharField(max_length=128)),
+                ("route", models.CharField(help_text="Method and path.", max_length=200)),
+                ("key", models.CharField(max_length=255)),
+                ("fingerprint", models.CharField(help_text="SHA-256 of route and canonical body.", max_length=64)),
+                ("response_status", models.PositiveSmallIntegerField(null=True)),
+                ("response_headers", models.JSONField(default=dict)),
+                ("response_body", models.BinaryField(default=bytes)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("expires_at", models.DateTimeField(db_index=True)),
+                (
+                    "tenant",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="idempotency_records",
+                        to="executions.tenant",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-created_at'],
+                "ordering": ["-created_at"],
             },
         ),
         migrations.CreateModel(
-            name='Event',
+            name="Event",
             fields=[
-                ('id', models.UUIDField(default=executions.models.ids.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('sequence', models.PositiveIntegerField()),
-                ('type', models.CharField(max_length=64)),
-                ('subject', models.CharField(max_length=256)),
-                ('actor', models.CharField(max_length=128)),
-                ('data', models.JSONField(default=dict)),
-                ('correlation_id', models.CharField(max_length=128)),
-                ('traceparent', models.CharField(blank=True, max_length=64)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('run', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='events', to='executions.run')),
-                ('tenant', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='events', to='executions.tenant')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=executions.models.ids.uuid7, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("sequence", models.PositiveIntegerField()),
+                ("type", models.CharField(max_length=64)),
+                ("subject", models.CharField(max_length=256)),
+                ("actor", models.CharField(max_length=128)),
+                ("data", models.JSONField(default=dict)),
+                ("correlation_id", models.CharField(max_length=128)),
+                ("traceparent", models.CharField(blank=True, max_length=64)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "run",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="events", to="executions.run"
+                    ),
+                ),
+                (
+                    "tenant",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="events", to="executions.tenant"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['run', 'sequence'],
+                "ordering": ["run", "sequence"],
             },
         ),
         migrations.CreateModel(
-            name='ApiKey',
+            name="ApiKey",
             fields=[
-                ('id', models.UUIDField(default=executions.models.ids.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('principal', models.CharField(help_text='Who calls, as written on runs and events.', max_length=128)),
-                ('prefix', models.CharField(editable=False, max_length=16)),
-                ('digest', models.CharField(editable=False, max_length=64, unique=True)),
-                ('scopes', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(choices=[('execute', 'Submit plans'), ('read', 'Read plans, runs and approvals'), ('control', 'Pause, resume and cancel'), ('decide', 'Decide approvals as a person')], max_length=16), size=None)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('expires_at', models.DateTimeField(blank=True, null=True)),
-                ('revoked_at', models.DateTimeField(blank=True, null=True)),
-                ('last_used_at', models.DateTimeField(blank=True, editable=False, null=True)),
-                ('user', models.ForeignKey(blank=True, help_text='The person whose key this is; needed to decide approvals. Empty: a service.', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='api_keys', to=settings.AUTH_USER_MODEL)),
-                ('tenant', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='api_keys', to='executions.tenant')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=executions.models.ids.uuid7, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("principal", models.CharField(help_text="Who calls, as written on runs and events.", max_length=128)),
+                ("prefix", models.CharField(editable=False, max_length=16)),
+                ("digest", models.CharField(editable=False, max_length=64, unique=True)),
+                (
+                    "scopes",
+                    django.contrib.postgres.fields.ArrayField(
+                        base_field=models.CharField(
+                            choices=[
+                                ("execute", "Submit plans"),
+                                ("read", "Read plans, runs and approvals"),
+                                ("control", "Pause, resume and cancel"),
+                                ("decide", "Decide approvals as a person"),
+                            ],
+                            max_length=16,
+                        ),
+                        size=None,
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("expires_at", models.DateTimeField(blank=True, null=True)),
+                ("revoked_at", models.DateTimeField(blank=True, null=True)),
+                ("last_used_at", models.DateTimeField(blank=True, editable=False, null=True)),
+                (
+                    "user",
+                    models.ForeignKey(
+                        blank=True,
+                        help_text="The person whose key this is; needed to decide approvals. Empty: a service.",
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="api_keys",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "tenant",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="api_keys", to="executions.tenant"
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'API key',
-                'ordering': ['-created_at'],
+                "verbose_name": "API key",
+                "ordering": ["-created_at"],
             },
         ),
         migrations.CreateModel(
-            name='Work',
+            name="Work",
             fields=[
-                ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('kind', models.CharField(choices=[('launch', 'Start the run at Portia'), ('sync', 'Ask Portia how far the run is'), ('command', 'Tell Portia to pause, resume or cancel'), ('clarifications', 'Fetch what Portia asks people'), ('answer', "Bring people's answers to Portia")], max_length=16)),
-                ('due_at', models.DateTimeField()),
-                ('attempts', models.PositiveIntegerField(default=0)),
-                ('lease_token', models.UUIDField(blank=True, null=True)),
-                ('run', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='work', to='executions.run')),
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("launch", "Start the run at Portia"),
+                            ("sync", "Ask Portia how far the run is"),
+                            ("command", "Tell Portia to pause, resume or cancel"),
+                            ("clarifications", "Fetch what Portia asks people"),
+                            ("answer", "Bring people's answers to Portia"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                ("due_at", models.DateTimeField()),
+                ("attempts", models.PositiveIntegerField(default=0)),
+                ("lease_token", models.UUIDField(blank=True, null=True)),
+                (
+                    "run",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="work", to="executions.run"
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'work',
-                'ordering': ['due_at'],
+                "verbose_name_plural": "work",
+                "ordering": ["due_at"],
             },
         ),
         migrations.CreateModel(
-            name='RunStep',
+            name="RunStep",
             fields=[
-                ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('step_id', models.CharField(max_length=256)),
-                ('position', models.PositiveIntegerField()),
-                ('name', models.CharField(max_length=256)),
-                ('step_type', models.CharField(max_length=32)),
-                ('status', models.CharField(max_length=32)),
-                ('attempts', models.PositiveIntegerField(default=0)),
-                ('output', models.JSONField(blank=True, null=True)),
-                ('error', models.JSONField(blank=True, null=True)),
-                ('reason', models.TextField(blank=True, default='')),
-                ('started_at', models.DateTimeField(blank=True, null=True)),
-                ('completed_at', models.DateTimeField(blank=True, null=True)),
-                ('next_attempt_at', models.DateTimeField(blank=True, null=True)),
-                ('run', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='steps', to='executions.run')),
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("step_id", models.CharField(max_length=256)),
+                ("position", models.PositiveIntegerField()),
+                ("name", models.CharField(max_length=256)),
+                ("step_type", models.CharField(max_length=32)),
+                ("status", models.CharField(max_length=32)),
+                ("attempts", models.PositiveIntegerField(default=0)),
+                ("output", models.JSONField(blank=True, null=True)),
+                ("error", models.JSONField(blank=True, null=True)),
+                ("reason", models.TextField(blank=True, default="")),
+                ("started_at", models.DateTimeField(blank=True, null=True)),
+                ("completed_at", models.DateTimeField(blank=True, null=True)),
+                ("next_attempt_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "run",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="steps", to="executions.run"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['run', 'position'],
-                'constraints': [models.UniqueConstraint(fields=('run', 'step_id'), name='run_step_once')],
+                "ordering": ["run", "position"],
+                "constraints": [models.UniqueConstraint(fields=("run", "step_id"), name="run_step_once")],
             },
         ),
         migrations.AddIndex(
-            model_name='run',
-            index=models.Index(fields=['tenant', '-id'], name='run_by_tenant'),
+            model_name="run",
+            index=models.Index(fields=["tenant", "-id"], name="run_by_tenant"),
         ),
         migrations.AddIndex(
-            model_name='run',
-            index=models.Index(fields=['tenant', 'status', '-id'], name='run_by_tenant_and_status'),
+            model_name="run",
+            index=models.Index(fields=["tenant", "status", "-id"], name="run_by_tenant_and_status"),
         ),
         migrations.AddIndex(
-            model_name='run',
-            index=models.Index(condition=models.Q(('finished_at__isnull', False)), fields=['finished_at'], name='run_finished'),
+            model_name="run",
+            index=models.Index(
+                condition=models.Q(("finished_at__isnull", False)), fields=["finished_at"], name="run_finished"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='run',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('reason__in', ['accepted', 'portia_unreachable']), ('status', 'pending')), models.Q(('reason__in', ['executing', 'rolling_back']), ('status', 'running')), models.Q(('reason__in', ['awaiting_clarification', 'pause_requested']), ('status', 'paused')), models.Q(('reason__in', ['ok']), ('status', 'completed')), models.Q(('reason__in', ['capability_denied', 'clarification_expired', 'plan_refused', 'rejected', 'rollback_failed', 'run_lost', 'step_failed', 'timed_out']), ('status', 'failed')), models.Q(('reason__in', ['cancel_requested']), ('status', 'cancelled')), _connector='OR'), name='run_reason_fits_status'),
+            model_name="run",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("reason__in", ["accepted", "portia_unreachable"]), ("status", "pending")),
+                    models.Q(("reason__in", ["executing", "rolling_back"]), ("status", "running")),
+                    models.Q(("reason__in", ["awaiting_clarification", "pause_requested"]), ("status", "paused")),
+                    models.Q(("reason__in", ["ok"]), ("status", "completed")),
+                    models.Q(
+                        (
+                            "reason__in",
+                            [
+                                "capability_denied",
+                                "clarification_expired",
+                                "plan_refused",
+                                "rejected",
+                                "rollback_failed",
+                                "run_lost",
+                                "step_failed",
+                                "timed_out",
+                            ],
+                        ),
+                        ("status", "failed"),
+                    ),
+                    models.Q(("reason__in", ["cancel_requested"]), ("status", "cancelled")),
+                    _connector="OR",
+                ),
+                name="run_reason_fits_status",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='run',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('finished_at__isnull', False), ('status__in', ['cancelled', 'completed', 'failed'])), models.Q(models.Q(('status__in', ['cancelled', 'completed', 'failed']), _negated=True), ('finished_at__isnull', True)), _connector='OR'), name='run_finished_at_if_terminal'),
+            model_name="run",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("finished_at__isnull", False), ("status__in", ["cancelled", "completed", "failed"])),
+                    models.Q(
+                        models.Q(("status__in", ["cancelled", "completed", "failed"]), _negated=True),
+                        ("finished_at__isnull", True),
+                    ),
+                    _connector="OR",
+                ),
+                name="run_finished_at_if_terminal",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='run',
-            constraint=models.CheckConstraint(condition=models.Q(('progress__gte', 0), ('progress__lte', 1)), name='run_progress_in_range'),
+            model_name="run",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("progress__gte", 0), ("progress__lte", 1)), name="run_progress_in_range"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='run',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('status__in', ['running', 'completed']), _negated=True), ('portia_run_id__isnull', False), _connector='OR'), name='run_launched_before_running'),
+            model_name="run",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("status__in", ["running", "completed"]), _negated=True),
+                    ("portia_run_id__isnull", False),
+                    _connector="OR",
+                ),
+                name="run_launched_before_running",
+            ),
         ),
         pgtrigger.migrations.AddTrigger(
-            model_name='run',
-            trigger=pgtrigger.compiler.Trigger(name='run_follows_transitions', sql=pgtrigger.compiler.UpsertTriggerSql(declare='DECLARE _is_valid_transition BOOLEAN;', func='SELECT CONCAT(OLD."status", \':\', NEW."status") = ANY(\'{pending:cancelled,pending:failed,pending:paused,pending:running,running:cancelled,running:completed,running:failed,running:paused,paused:cancelled,paused:completed,paused:failed,paused:pending,paused:running}\'::text[]) INTO _is_valid_transition; IF (_is_valid_transition IS FALSE AND OLD."status" IS DISTINCT FROM NEW."status") THEN RAISE EXCEPTION \'pgtrigger: Invalid transition of field "status" from "%" to "%" on table %\', OLD."status", NEW."status", TG_TABLE_NAME; ELSE RETURN NEW; END IF;', hash='a882445fe54461b57a1ff7b5761281393cc9f7bd', operation='UPDATE', pgid='pgtrigger_run_follows_transitions_397bb', table='executions_run', when='BEFORE')),
+            model_name="run",
+            trigger=pgtrigger.compiler.Trigger(
+                name="run_follows_transitions",
+                sql=pgtrigger.compiler.UpsertTriggerSql(
+                    declare="DECLARE _is_valid_transition BOOLEAN;",
+                    func='SELECT CONCAT(OLD."status", \':\', NEW."status") = ANY(\'{pending:cancelled,pending:failed,pending:paused,pending:running,running:cancelled,running:completed,running:failed,running:paused,paused:cancelled,paused:completed,paused:failed,paused:pending,paused:running}\'::text[]) INTO _is_valid_transition; IF (_is_valid_transition IS FALSE AND OLD."status" IS DISTINCT FROM NEW."status") THEN RAISE EXCEPTION \'pgtrigger: Invalid transition of field "status" from "%" to "%" on table %\', OLD."status", NEW."status", TG_TABLE_NAME; ELSE RETURN NEW; END IF;',
+                    hash="a882445fe54461b57a1ff7b5761281393cc9f7bd",
+                    operation="UPDATE",
+                    pgid="pgtrigger_run_follows_transitions_397bb",
+                    table="executions_run",
+                    when="BEFORE",
+                ),
+            ),
         ),
         migrations.AddConstraint(
-            model_name='plan',
-            constraint=models.UniqueConstraint(fields=('tenant', 'plan_hash'), name='plan_once_per_tenant_and_hash'),
+            model_name="plan",
+            constraint=models.UniqueConstraint(fields=("tenant", "plan_hash"), name="plan_once_per_tenant_and_hash"),
         ),
         migrations.AddConstraint(
-            model_name='plan',
-            constraint=models.CheckConstraint(condition=models.Q(('plan_hash__regex', '^[0-9a-f]{64}$')), name='plan_hash_is_sha256'),
+            model_name="plan",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("plan_hash__regex", "^[0-9a-f]{64}$")), name="plan_hash_is_sha256"
+            ),
         ),
         pgtrigger.migrations.AddTrigger(
-            model_name='plan',
-            trigger=pgtrigger.compiler.Trigger(name='plan_is_immutable', sql=pgtrigger.compiler.UpsertTriggerSql(func="RAISE EXCEPTION 'pgtrigger: Cannot update rows from % table', TG_TABLE_NAME;", hash='a764094ea07837e0bb04faaa8cab3cb926940f07', operation='UPDATE', pgid='pgtrigger_plan_is_immutable_103b0', table='executions_plan', when='BEFORE')),
+            model_name="plan",
+            trigger=pgtrigger.compiler.Trigger(
+                name="plan_is_immutable",
+                sql=pgtrigger.compiler.UpsertTriggerSql(
+                    func="RAISE EXCEPTION 'pgtrigger: Cannot update rows from % table', TG_TABLE_NAME;",
+                    hash="a764094ea07837e0bb04faaa8cab3cb926940f07",
+                    operation="UPDATE",
+                    pgid="pgtrigger_plan_is_immutable_103b0",
+                    table="executions_plan",
+                    when="BEFORE",
+                ),
+            ),
         ),
         migrations.AddConstraint(
-            model_name='idempotencyrecord',
-            constraint=models.UniqueConstraint(fields=('tenant', 'principal', 'route', 'key'), name='idempotency_key_once'),
+            model_name="idempotencyrecord",
+            constraint=models.UniqueConstraint(
+                fields=("tenant", "principal", "route", "key"), name="idempotency_key_once"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='event',
-            constraint=models.UniqueConstraint(fields=('run', 'sequence'), name='event_sequence_per_run'),
+            model_name="event",
+            constraint=models.UniqueConstraint(fields=("run", "sequence"), name="event_sequence_per_run"),
         ),
         pgtrigger.migrations.AddTrigger(
-            model_name='event',
-            trigger=pgtrigger.compiler.Trigger(name='event_is_immutable', sql=pgtrigger.compiler.UpsertTriggerSql(func="RAISE EXCEPTION 'pgtrigger: Cannot update rows from % table', TG_TABLE_NAME;", hash='047bb0b90a5b57d767693a14afb0eb5b36c7ee56', operation='UPDATE', pgid='pgtrigger_event_is_immutable_afdec', table='executions_event', when='BEFORE')),
+            model_name="event",
+            trigger=pgtrigger.compiler.Trigger(
+                name="event_is_immutable",
+                sql=pgtrigger.compiler.UpsertTriggerSql(
+                    func="RAISE EXCEPTION 'pgtrigger: Cannot update rows from % table', TG_TABLE_NAME;",
+                    hash="047bb0b90a5b57d767693a14afb0eb5b36c7ee56",
+                    operation="UPDATE",
+                    pgid="pgtrigger_event_is_immutable_afdec",
+                    table="executions_event",
+                    when="BEFORE",
+                ),
+            ),
         ),
         migrations.AddConstraint(
-            model_name='apikey',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('scopes__contains', ['decide']), _negated=True), ('user__isnull', False), _connector='OR'), name='api_key_decides_only_for_a_person', violation_error_message='A key that decides approvals must belong to a person: set user.'),
+            model_name="apikey",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("scopes__contains", ["decide"]), _negated=True), ("user__isnull", False), _connector="OR"
+                ),
+                name="api_key_decides_only_for_a_person",
+                violation_error_message="A key that decides approvals must belong to a person: set user.",
+            ),
         ),
         migrations.AddIndex(
-            model_name='work',
-            index=models.Index(fields=['kind', 'due_at'], name='work_due'),
+            model_name="work",
+            index=models.Index(fields=["kind", "due_at"], name="work_due"),
         ),
         migrations.AddConstraint(
-            model_name='work',
-            constraint=models.UniqueConstraint(fields=('run', 'kind'), name='work_once_per_run_and_kind'),
+            model_name="work",
+            constraint=models.UniqueConstraint(fields=("run", "kind"), name="work_once_per_run_and_kind"),
         ),
     ]

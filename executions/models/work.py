@@ -22,7 +22,6 @@ from django.db.models.functions import Now
 from executions.models.run import Run
 from orchestrator_project.jobs import kick
 
-
 logger = logging.getLogger(__name__)
 
 

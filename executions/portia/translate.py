@@ -7,6 +7,7 @@ which may differ between two plans of the same hash.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from executions.canonical_json import digest
@@ -15,6 +16,8 @@ from executions.plan_levels import main_level
 from executions.plan_model import ExecutablePlan, Step
 from executions.plan_parts import Approval, RetryPolicy
 from executions.portia.wire import JSON, PortiaPlan, PortiaStep
+
+TRANSLATION = 1  # raise it when the same plan comes out differently: an id stands for one content, at Portia too
 
 
 def translate(
@@ -37,12 +40,13 @@ def translate(
         "retry_policy": _policy(RetryPolicy.model_validate(retry_policy)) if retry_policy is not None else None,
     }
     changes = {name: value for name, value in asked.items() if value is not None and value != own[name]}
+    identity = changes | ({"translation": TRANSLATION} if TRANSLATION > 1 else {})
     main = plan.main
     return PortiaPlan(
-        plan_id=f"anumate-{plan.plan_hash}" + (f"-{digest(changes)[:16]}" if changes else ""),
+        plan_id=f"anumate-{plan.plan_hash}" + (f"-{digest(identity)[:16]}" if identity else ""),
         name=plan.name,
         description=plan.description,
-        steps=[PortiaStep(**_step(plan, step)) for step in main.steps],
+        steps=_steps(plan),
         variables=plan.variables,
         parallel_execution=main.parallel_execution,
         max_concurrency=main.max_concurrency,
@@ -50,6 +54,37 @@ def translate(
         rollback_steps=main.rollback_steps,
         metadata=_metadata(plan),
         **(own | changes),
+    )
+
+
+def _steps(plan: ExecutablePlan) -> list[PortiaStep]:
+    """The main flow's steps; behind an approval of the whole plan where the plan asks for one."""
+    steps = [PortiaStep(**_step(plan, step)) for step in plan.main.steps]
+    if not plan.security_context.requires_approval:
+        return steps
+    gate = _plan_approval(plan, taken={step.id for step in steps})
+    return [gate, *(step if step.depends_on else replace(step, depends_on=[gate.id]) for step in steps)]
+
+
+def _plan_approval(plan: ExecutablePlan, *, taken: set[str]) -> PortiaStep:
+    """The step on which all others wait, rollback steps too: without a yes nothing of the plan happens."""
+    step_id = "plan_approval"
+    while step_id in taken:
+        step_id += "_"
+    return PortiaStep(
+        id=step_id,
+        name="Approve the plan",
+        type="approval",
+        parameters={
+            "plan": plan.name,
+            "tools": sorted(plan.tools()),
+            "steps": [step.name or step.step_id for step in plan.main.steps],
+        },
+        approval={
+            "title": f"Run the plan: {plan.name}"[:300],
+            "message": plan.description or "May this plan run, with these tools and steps?",
+            "approval_rules": plan.security_context.approval_rules,
+        },
     )
 
 

@@ -7,7 +7,7 @@ ignored and unknown status words are kept as they are; only what identifies an o
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,7 +58,7 @@ class PortiaPlan:
 
     def to_json(self) -> JSON:
         """The request body."""
-        return asdict(self)
+        return {**vars(self), "steps": [vars(step) for step in self.steps]}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,11 @@ def test_a_tenant_and_a_key_are_made_and_the_key_is_stored_as_a_digest_only(caps
     call_command("create_api_key", "acme", "agent", days=30)
     secret = capsys.readouterr().out.splitlines()[-1]
     key = ApiKey.objects.get()
-    assert (key.digest, key.principal, key.scopes) == (ApiKey.digest_of(secret), "agent", ["control", "execute", "read"])
+    assert (key.digest, key.principal, key.scopes) == (
+        ApiKey.digest_of(secret),
+        "agent",
+        ["control", "execute", "read"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +64,9 @@ def test_execute_accepts_a_plan_from_a_file(acme, plan_file, capsys):
 
 def test_execute_shows_every_error_of_a_plan_with_its_place(acme, tmp_path):
     path = tmp_path / "bad.json"
-    path.write_text(json.dumps(documents.plan(documents.action("a", depends_on=["x"]), documents.action("b", timeout=0))))
+    path.write_text(
+        json.dumps(documents.plan(documents.action("a", depends_on=["x"]), documents.action("b", timeout=0)))
+    )
     with pytest.raises(CommandError, match=r"/steps/0/depends_on/0[\s\S]*/steps/1/timeout"):
         call_command("execute", str(path))
 

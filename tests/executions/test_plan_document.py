@@ -146,7 +146,7 @@ def test_bad_keys_are_named() -> None:
 
 def test_all_flaws_are_named_at_once() -> None:
     document = plan(variables={"a": "\0", "b": 2**60}, metadata={"compiled_at": float("nan")})
-    assert [code for _, code in errors_of(document)] == ["bad_character", "number_too_large", "not_finite"]
+    assert [code for _, code in errors_of(document)] == ["not_finite", "bad_character", "number_too_large"]
 
 
 def test_a_backslash_and_u0000_in_a_text_is_harmless() -> None:
@@ -284,6 +284,20 @@ def test_errors_of_every_kind_are_reported_together() -> None:
         ("/main_flow", "unknown_main_flow"),
         ("/plan_hash", "plan_hash_mismatch"),
     ]
+
+
+def test_of_very_many_errors_the_first_and_the_number_are_told() -> None:
+    found = errors_of(plan(*(action(f"s{number}", depends_on=["ghost"]) for number in range(600))))
+    assert (len(found), found[0], found[-1]) == (
+        501,
+        ("/flows/0/steps/0/depends_on/0", "unknown_step"),
+        ("", "too_many_errors"),
+    )
+
+
+def test_the_same_error_twice_in_a_text_is_told_once() -> None:
+    document = plan(action("a", parameters={"x": "{{b.c}} {{b.c}}"}))
+    assert errors_of(document) == [("/flows/0/steps/0/parameters/x", "unknown_reference")]
 
 
 def test_null_counts_as_left_out() -> None:

@@ -229,3 +229,21 @@ def test_execution_order_follows_dependencies_and_leaves_rollback_out() -> None:
     fields = {"on_failure": "rollback", "rollback_steps": ["undo"]}
     steps = action("last", depends_on=["first"]), action("undo", depends_on=["last"]), action("first"), action("end")
     assert execution_order(parse(plan(*steps, flow_fields=fields))) == ["first", "last", "end"]
+
+
+def test_a_plan_that_requires_approval_starts_with_it_and_every_step_waits_for_it():
+    steps = [action("first"), action("second", depends_on=["first"]), action("undo")]
+    flow_fields = {"on_failure": "rollback", "rollback_steps": ["undo"], "parallel_execution": True}
+    asked = {"requires_approval": True, "approval_rules": ["four-eyes"]}
+    gate, *others = translate(parse(plan(*steps, flow_fields=flow_fields, security_context=asked))).steps
+    assert (gate.id, gate.type, gate.depends_on) == ("plan_approval", "approval", [])
+    assert gate.approval["approval_rules"] == ["four-eyes"]
+    assert gate.parameters == {"plan": "A plan", "tools": ["echo"], "steps": ["First", "Second", "Undo"]}
+    assert {step.id: step.depends_on for step in others} == {
+        "first": ["plan_approval"], "second": ["first"], "undo": ["plan_approval"],
+    }  # fmt: skip
+
+
+def test_the_approval_of_a_plan_never_takes_the_name_of_a_step():
+    document = plan(action("plan_approval"), security_context={"requires_approval": True})
+    assert [step.id for step in translate(parse(document)).steps] == ["plan_approval_", "plan_approval"]

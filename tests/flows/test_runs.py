@@ -84,6 +84,19 @@ def test_a_rejected_refund_fails_with_the_persons_reason(api, portia, bob, acme)
     assert "wrong customer" in run.error["message"]
 
 
+@pytest.mark.parametrize(("verb", "status", "done"), [("approve", "completed", 1), ("reject", "failed", 0)])
+def test_a_plan_that_requires_approval_does_nothing_before_it(api, portia, bob, acme, verb, status, done):
+    counted = action("count", "write_record", parameters={"key": "k", "increment": 1})
+    run_id = submit(api, documents.plan(counted, security_context={"requires_approval": True}))
+    asked = wait_for_question(run_id)
+    assert asked.action["arguments"]["tools"] == ["write_record"]
+    assert "count" not in view(api, run_id)["results"]
+    body = {"reason": "seen", "action_digest": asked.action_digest}
+    personal_api(bob, acme).post(f"/v1/approvals/{asked.pk}/{verb}", body, expect=200)
+    work_until(run_id, status=status)
+    assert len([s for s in view(api, run_id)["steps"] if s["step_id"] == "count" and s["attempts"]]) == done
+
+
 def test_questions_for_values_are_answered_in_turn(api, portia, bob, acme):
     run_id = submit(api, example("user_input"))
     person = personal_api(bob, acme)
