@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 from executions.errors import InvalidPlan, InvalidRequest, NotFound
 from executions.models import Plan, Tenant
 from executions.plan_document import ExecutablePlan, PlanInvalid, parse
+
+REMEMBERED = 256  # parsed plans per process
+_parsed: dict[UUID, ExecutablePlan] = {}
 
 
 def resolve(*, tenant: Tenant, document: Any | None, plan_hash: str | None, by: str) -> tuple[Plan, ExecutablePlan]:
@@ -60,28 +62,42 @@ def check(*, tenant: Tenant, document: Any) -> ExecutablePlan:
 
 def store(*, tenant: Tenant, document: dict[str, Any], parsed: ExecutablePlan, by: str) -> Plan:
     """Keep a validated document; the same hash is the same plan. Needs the caller's transaction."""
-    plan = Plan(
-        tenant=tenant,
-        plan_hash=parsed.plan_hash,
-        name=parsed.name,
-        version=parsed.version or "",
-        description=parsed.description or "",
-        document=document,
-        created_by=by,
-    )
-    Plan.objects.bulk_create([plan], ignore_conflicts=True)
-    return Plan.objects.get(tenant=tenant, plan_hash=parsed.plan_hash)
+    same = Plan.objects.filter(tenant=tenant, plan_hash=parsed.plan_hash).defer("document")
+    plan = same.first()
+    if plan is None:
+        new = Plan(
+            tenant=tenant,
+            plan_hash=parsed.plan_hash,
+            name=parsed.name,
+            version=parsed.version or "",
+            description=parsed.description or "",
+            document=document,
+            created_by=by,
+        )
+        Plan.objects.bulk_create([new], ignore_conflicts=True)
+        plan = same.get()
+    _remember(plan.pk, parsed)
+    return plan
 
 
 def known(*, tenant: Tenant, plan_hash: str) -> tuple[Plan, ExecutablePlan]:
     """Find a stored plan. Raises NotFound for a hash this tenant has not stored."""
-    plan = Plan.objects.filter(tenant=tenant, plan_hash=plan_hash).first()
+    plan = Plan.objects.filter(tenant=tenant, plan_hash=plan_hash).defer("document").first()
     if plan is None:
         raise NotFound(f"No plan with the hash {plan_hash} is stored here; send executable_plan with it.")
     return plan, parsed(plan.pk)
 
 
-@lru_cache(maxsize=256)
 def parsed(plan_id: UUID) -> ExecutablePlan:
-    """Return the parsed document of a stored plan; rows never change, so the answer is kept."""
-    return parse(Plan.objects.values_list("document", flat=True).get(pk=plan_id))
+    """Return the parsed document of a stored plan; rows never change, so the latest ones are kept in memory."""
+    document = _parsed.get(plan_id)
+    if document is None:
+        document = parse(Plan.objects.values_list("document", flat=True).get(pk=plan_id))
+        _remember(plan_id, document)
+    return document
+
+
+def _remember(plan_id: UUID, document: ExecutablePlan) -> None:
+    if len(_parsed) >= REMEMBERED:
+        _parsed.clear()
+    _parsed[plan_id] = document

@@ -98,9 +98,8 @@ def allowed_commands(run: Run) -> list[str]:
 
 def steps_of(run: Run) -> list[RunStep]:
     """Return the run's steps in order: as Portia last reported them, or as the plan has them before the launch."""
-    known = list(run.steps.order_by("position"))
-    if known:
-        return known
+    if run.portia_run_id:
+        return list(run.steps.order_by("position"))
     document = plans.parsed(run.plan_id)
     steps = {step.step_id: step for step in document.main.steps}
     return [

@@ -173,6 +173,8 @@ class RunSerializer(RunSummarySerializer):
     @extend_schema_field(serializers.ListField(child=serializers.UUIDField()))
     def get_pending_clarifications(self, run: Run) -> list[str]:
         """Ids for /v1/approvals/{id}."""
+        if not run.portia_run_id:
+            return []
         pending = run.clarifications.filter(status="pending")
         return [str(pk) for pk in pending.order_by("requested_at").values_list("pk", flat=True)]
 

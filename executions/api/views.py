@@ -162,7 +162,7 @@ class RunListView(TenantView, generics.ListAPIView[Run]):
         wanted = {column: query[name] for name, column in columns.items() if query.get(name)}
         if any("\x00" in value for value in wanted.values()):
             raise InvalidRequest("A filter holds a NUL character.")
-        return Run.objects.filter(tenant=self.principal.tenant, **wanted).select_related("plan")
+        return Run.objects.filter(tenant=self.principal.tenant, **wanted).select_related("plan").defer("plan__document")
 
 
 class RunView(TenantView):
@@ -254,7 +254,7 @@ class HealthView(APIView):
 
 def find_run(principal: Principal, run_id: UUID) -> Run:
     """Return a run of the caller's tenant. Raises NotFound; another tenant's run does not exist."""
-    run = Run.objects.select_related("plan").filter(tenant=principal.tenant, pk=run_id).first()
+    run = Run.objects.select_related("plan").defer("plan__document").filter(tenant=principal.tenant, pk=run_id).first()
     if run is None:
         raise NotFound(f"There is no execution {run_id}.")
     return run
