@@ -8,3 +8,7 @@ class OrchestratorProjectConfig(AppConfig):
 
     name = "orchestrator_project"
     verbose_name = "Background jobs"
+
+    def ready(self) -> None:
+        """Register the system checks of the jobs engine."""
+        from orchestrator_project.jobs import checks  # noqa: F401

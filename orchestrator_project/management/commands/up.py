@@ -22,6 +22,7 @@ from orchestrator_project.stack import Stack, StackError, running_stack
 
 MIGRATION_LOCK = 0x6F726368  # any number, as long as every `up` on this database takes the same
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+DEMO_FILE = settings.DATA_DIR / "demo.env"
 COLOURS = {"web": "36", "worker": "33", "portia": "35", "up": "32"}  # SGR: cyan, yellow, magenta, green
 
 
@@ -44,6 +45,8 @@ class Command(BaseCommand):
                 demo = None if settings.IS_PRODUCTION else ensure_demo(password=demo_password())
                 connection.close()
                 with running_stack(**ports, write=Printer()) as stack:
+                    if demo is not None:
+                        _write_demo_file(stack, demo)
                     self.stdout.write(_welcome(stack, demo))
                     self.stdout.flush()
                     threading.Event().wait()
@@ -102,6 +105,14 @@ def demo_password() -> str:
     return salted_hmac("orchestrator.demo", "password").hexdigest()[:16]
 
 
+def _write_demo_file(stack: Stack, demo: DemoAccess) -> None:
+    """Leave addresses and keys for a shell to read; nobody but the owner may."""
+    lines = {"ORCHESTRATOR_URL": stack.web_url, "ORCHESTRATOR_KEY": demo.api_key, "APPROVER_KEY": demo.approver_key}
+    DEMO_FILE.unlink(missing_ok=True)
+    DEMO_FILE.touch(mode=0o600)
+    DEMO_FILE.write_text("".join(f"export {name}='{value}'\n" for name, value in lines.items()))
+
+
 def _welcome(stack: Stack, demo: DemoAccess | None) -> str:
     lines = [
         "",
@@ -112,5 +123,6 @@ def _welcome(stack: Stack, demo: DemoAccess | None) -> str:
     ]
     if demo is not None:
         lines += ["", f"  API key of tenant {demo.tenant.identifier}: {demo.api_key}"]
+        lines += [f"  For a shell: . {os.path.relpath(DEMO_FILE)}"]
         lines += [f"  Sign in to the admin as {name} with password {word}" for name, word in demo.users.items()]
     return "\n".join([*lines, "", "  Ctrl-C stops everything.", ""])
