@@ -382,7 +382,9 @@ def test_a_token_is_not_issued_for_more_than_five_minutes(files, ttl):
 
 
 @pytest.mark.parametrize(
-    "content", [None, "{", "[]", json.dumps(KEY.as_dict(private=False)), json.dumps({"kty": "oct", "k": "aa"})]
+    "content",
+    [None, "{", "[]", json.dumps(KEY.as_dict(private=False)), json.dumps({"kty": "oct", "k": "aa"})],
+    ids=["none", "broken", "no-key", "public-key", "symmetric-key"],
 )
 def test_a_token_needs_a_private_key(files, tmp_path, content):
     path = tmp_path / "key.jwk"
