@@ -26,6 +26,7 @@ if [ ! -x .venv/bin/python ] || ! usable .venv/bin/python; then
 fi
 
 echo "Installing the locked packages" >&2
+export UV_SYSTEM_CERTS=1 # like pip: trust what the machine trusts, a company's proxy for example
 if .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==0.13.9" 2>/dev/null &&
     .venv/bin/python -m uv pip install --quiet --python .venv/bin/python --compile-bytecode --require-hashes -r requirements-dev.lock; then
     exit 0

@@ -265,13 +265,22 @@ def _server_user() -> pwd.struct_passwd:
 def _as_server_user() -> list[str]:
     """The words before a command that run it as the server's user.
 
-    CAP_DAC_READ_SEARCH lets it pass the folders above the data folder, so that no permission has to be widened there.
+    CAP_DAC_READ_SEARCH lets it pass the folders above the data and the programs, so that no permission has to be widened
+    there; `no_setuid_fixup` makes access(2), by which PostgreSQL looks for its programs, honour that as well.
     """
     if os.geteuid() != 0:
         return []
     user = _server_user()
     identity = ["setpriv", "--reuid", str(user.pw_uid), "--regid", str(user.pw_gid), "--clear-groups"]
-    with_passage = [*identity, "--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search", "--"]
+    passage = [
+        "--securebits",
+        "+no_setuid_fixup",
+        "--inh-caps",
+        "+dac_read_search",
+        "--ambient-caps",
+        "+dac_read_search",
+    ]
+    with_passage = [*identity, *passage, "--"]
     try:
         usable = subprocess.run([*with_passage, "true"], capture_output=True, check=False).returncode == 0
     except FileNotFoundError as error:
