@@ -7,7 +7,12 @@ usable() {
 }
 
 find_python() {
-    for candidate in ${PYTHON:-} python3.11 python3.12 python3.13 python3; do
+    if [ -n "${PYTHON:-}" ]; then
+        usable "$PYTHON" && echo "$PYTHON" && return
+        echo "PYTHON=$PYTHON is no Python 3.11, 3.12 or 3.13 with venv and pip." >&2
+        exit 1
+    fi
+    for candidate in python3.11 python3.12 python3.13 python3; do
         if usable "$candidate"; then
             echo "$candidate"
             return
