@@ -1,0 +1,134 @@
+"""The tools do real work."""
+
+from __future__ import annotations
+
+import pytest
+from django.core import mail
+from pytest_httpserver import HTTPServer
+from werkzeug import Response
+
+from tests.portia_runtime.conftest import Client
+
+
+def use(client: Client, tool, **parameters):
+    return client.run({"id": "t", "tool": tool, "parameters": parameters})
+
+
+def output(client: Client, tool, **parameters):
+    run = use(client, tool, **parameters)
+    assert run["status"] == "completed", run["error_message"]
+    return run["results"]["t"]
+
+
+def error(client: Client, tool, **parameters):
+    run = use(client, tool, **parameters)
+    assert run["status"] == "failed"
+    return run["error_details"]["code"], run["error_message"]
+
+
+@pytest.fixture
+def site(httpserver: HTTPServer, settings):
+    settings.PORTIA_HTTP_ALLOWED_HOSTS = [f"{httpserver.host}:{httpserver.port}"]
+    return httpserver
+
+
+def test_every_tool_has_a_manifest(client: Client):
+    tools = {tool["id"]: tool for tool in client.get("/tools")["tools"]}
+    assert set(tools) == {
+        "calculate", "data_validator", "echo", "email_connector", "fail", "http_request", "read_record",
+        "template_render", "wait", "write_record",
+    }  # fmt: skip
+    assert all(tool["args_schema"]["type"] == "object" and tool["description"] for tool in tools.values())
+
+
+def test_http_request_sends_json_with_the_steps_key(client: Client, site: HTTPServer):
+    site.expect_request("/pay", method="POST", json={"n": 1}).respond_with_json({"ok": True})
+    run = use(client, "http_request", method="POST", url=site.url_for("/pay"), json={"n": 1})
+    assert (run["results"]["t"]["status"], run["results"]["t"]["json"]) == (200, {"ok": True})
+    (request, _), *_ = site.log
+    assert request.headers["Idempotency-Key"] == f"{run['run_id']}:t"
+
+
+@pytest.mark.parametrize(("status", "code"), [(404, "tool_hard_error"), (503, "tool_soft_error")])
+def test_http_request_knows_what_may_go_away(client: Client, site: HTTPServer, status, code):
+    site.expect_request("/x").respond_with_data("no", status=status)
+    assert error(client, "http_request", url=site.url_for("/x"))[0] == code
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:1/", "http://localhost/", "http://[::1]/", "http://169.254.169.254/", "http://10.0.0.1/",
+     "http://2130706433/", "http://[::ffff:127.0.0.1]/", "http://0.0.0.0/"],
+)  # fmt: skip
+def test_http_request_does_not_go_to_private_addresses(client: Client, url):
+    code, message = error(client, "http_request", url=url)
+    assert (code, "not allowed" in message) == ("tool_hard_error", True)
+
+
+def test_http_request_does_not_follow_a_redirect_to_a_private_address(client: Client, site: HTTPServer):
+    site.expect_request("/r").respond_with_response(Response(status=302, headers={"Location": "http://127.0.0.1:1/"}))
+    assert error(client, "http_request", url=site.url_for("/r"))[0] == "tool_hard_error"
+
+
+def test_http_request_refuses_an_endless_answer(client: Client, site: HTTPServer):
+    site.expect_request("/big").respond_with_data("x" * 1_100_000)
+    assert "longer than" in error(client, "http_request", url=site.url_for("/big"))[1]
+
+
+def test_email_connector_sends_a_mail_with_an_id_of_its_own(client: Client):
+    sent = output(client, "email_connector", to="ann@shop.example", subject="Welcome", body="Hello")
+    (message,) = mail.outbox
+    assert (message.to, message.subject, message.body) == (["ann@shop.example"], "Welcome", "Hello")
+    assert message.extra_headers["Message-ID"] == sent["message_id"]
+
+
+def test_email_connector_refuses_a_header_in_the_subject(client: Client):
+    step = {"id": "t", "tool": "email_connector", "parameters": {"to": "a@b.example", "subject": "{{s}}", "body": ""}}
+    run = client.run(step, variables={"s": "x\r\nBcc: spy@b.example"})
+    assert (run["error_details"]["code"], mail.outbox) == ("invalid_arguments", [])
+
+
+def test_data_validator_gives_the_errors_as_its_result(client: Client):
+    schema = {"type": "object", "required": ["name"], "properties": {"age": {"type": "integer"}}}
+    assert output(client, "data_validator", data={"name": "x", "age": 3}, schema=schema) == {
+        "success": True,
+        "errors": [],
+    }
+    found = output(client, "data_validator", data={"age": "3"}, schema=schema)
+    assert (found["success"], {one["loc"] for one in found["errors"]}) == (False, {"$", "$.age"})
+
+
+def test_data_validator_fails_for_a_bad_schema_and_never_fetches_one(client: Client):
+    assert error(client, "data_validator", data=1, schema={"type": "nonsense"})[0] == "tool_hard_error"
+    assert error(client, "data_validator", data=1, schema={"$ref": "http://127.0.0.1:1/s"})[0] == "tool_hard_error"
+
+
+def test_template_render_fills_in_values(client: Client):
+    template = "Dear {{ name }}{% if vip %}!{% endif %}"
+    assert output(client, "template_render", template=template, values={"name": "<Ann>", "vip": True}) == {
+        "text": "Dear <Ann>!"
+    }
+    escaped = output(client, "template_render", template="{{ name }}", values={"name": "<b>"}, autoescape=True)
+    assert escaped == {"text": "&lt;b&gt;"}
+
+
+@pytest.mark.parametrize("template", ["{% include 'x' %}", "{% load static %}", "{% debug %}", "{% if %}"])
+def test_template_render_has_no_way_out(client: Client, template):
+    assert error(client, "template_render", template=template)[0] == "tool_hard_error"
+
+
+def test_calculate_evaluates_cel(client: Client):
+    assert output(client, "calculate", expression="a * 2 + size(values)", values={"a": 20}) == {"result": 41}
+    assert error(client, "calculate", expression="1 / 0")[0] == "tool_hard_error"
+
+
+def test_records_count_each_write_once(client: Client, mallory: Client):
+    steps = [{"id": f"w{n}", "tool": "write_record", "parameters": {"key": "k", "increment": 2}} for n in range(3)]
+    run = client.run(*steps, {"id": "r", "tool": "read_record", "parameters": {"key": "k"}})
+    assert run["results"]["r"] == {"found": True, "value": 6, "writes": 3}
+    assert output(mallory, "read_record", key="k") == {"found": False, "value": None, "writes": 0}
+
+
+def test_a_record_that_is_no_number_cannot_be_incremented(client: Client):
+    output(client, "write_record", key="k", value={"a": 1})
+    assert error(client, "write_record", key="k", increment=1)[0] == "tool_hard_error"
