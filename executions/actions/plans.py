@@ -37,15 +37,7 @@ def resolve(*, tenant: Tenant, document: Any | None, plan_hash: str | None, by: 
 
 def check(*, tenant: Tenant, document: Any) -> ExecutablePlan:
     """Validate a document for a tenant. Raises InvalidPlan with a JSON Pointer per error (RFC 6901)."""
-    try:
-        parsed = parse(document)
-    except PlanInvalid as invalid:
-        raise InvalidPlan(
-            f"The plan has {len(invalid.errors)} error{'s' if len(invalid.errors) > 1 else ''}.",
-            errors=[
-                {"pointer": f"/executable_plan{e.pointer}", "code": e.code, "detail": e.message} for e in invalid.errors
-            ],
-        ) from None
+    parsed = _parse(document)
     if parsed.tenant_id and parsed.tenant_id not in (tenant.identifier, str(tenant.pk)):
         raise InvalidPlan(
             "The plan belongs to another tenant.",
@@ -89,12 +81,28 @@ def known(*, tenant: Tenant, plan_hash: str) -> tuple[Plan, ExecutablePlan]:
 
 
 def parsed(plan_id: UUID) -> ExecutablePlan:
-    """Return the parsed document of a stored plan; rows never change, so the latest ones are kept in memory."""
+    """Return the parsed document of a stored plan; rows never change, so the latest ones are kept in memory.
+
+    Raises InvalidPlan for one that was stored under older rules and does not pass today's.
+    """
     document = _parsed.get(plan_id)
     if document is None:
-        document = parse(Plan.objects.values_list("document", flat=True).get(pk=plan_id))
+        document = _parse(Plan.objects.values_list("document", flat=True).get(pk=plan_id))
         _remember(plan_id, document)
     return document
+
+
+def _parse(document: Any) -> ExecutablePlan:
+    try:
+        return parse(document)
+    except PlanInvalid as invalid:
+        count = len(invalid.errors)
+        raise InvalidPlan(
+            f"The plan has {count} error{'s' if count > 1 else ''}.",
+            errors=[
+                {"pointer": f"/executable_plan{e.pointer}", "code": e.code, "detail": e.message} for e in invalid.errors
+            ],
+        ) from None
 
 
 def _remember(plan_id: UUID, document: ExecutablePlan) -> None:

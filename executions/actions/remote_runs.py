@@ -24,7 +24,7 @@ from django.utils import timezone
 from executions import events
 from executions.actions import plans
 from executions.admission import allowed_tools
-from executions.errors import CapabilityRefused
+from executions.errors import CapabilityRefused, InvalidPlan
 from executions.models import Command, Kind, Run, RunReason, RunStatus, RunStep, Work
 from executions.models.run import TERMINAL
 from executions.portia.client import portia
@@ -43,6 +43,7 @@ SLOWEST_SYNC = 15.0
 WAITING_SYNC = 30.0  # while a person decides; what he decides makes the run due at once
 LOST_AFTER = timedelta(seconds=30)
 MISCONFIGURED_RETRY = 30.0
+NESTED = ".["  # what the ids of nested steps have: `group.child`, `loop[2].child`
 
 STATUS_OF_REMOTE = {
     "pending": (RunStatus.RUNNING, RunReason.EXECUTING),
@@ -153,11 +154,13 @@ def _prepare(work: Work, run: Run) -> list[Launch]:
     if run.status != RunStatus.PENDING:
         Work.objects.done([work])
         return []
-    document = plans.parsed(run.plan_id)
     try:
+        document = plans.parsed(run.plan_id)
         allowed_tools(plan=document, tenant=run.tenant, token_tools=run.allowed_tools)
-    except CapabilityRefused as refused:
-        _fail(run, RunReason.CAPABILITY_DENIED, code=refused.code, message=str(refused), work=work)
+    except (InvalidPlan, CapabilityRefused) as refused:
+        denied = isinstance(refused, CapabilityRefused)
+        reason = RunReason.CAPABILITY_DENIED if denied else RunReason.PLAN_REFUSED
+        _fail(run, reason, code=refused.code, message=str(refused), work=work)
         return []
     plan = translate(document, allowed_tools=run.allowed_tools, timeout=run.timeout, retry_policy=run.retry_policy)
     return [Launch(work=work, run=run, plan=plan)]
@@ -347,7 +350,7 @@ def _meaning(remote: PortiaPlanRun) -> tuple[str, str] | None:
 
 
 def _store_steps(run: Run, states: list[StepState]) -> list[RunStep]:
-    """Write the steps that changed; returns those that completed since the last snapshot."""
+    """Write the steps that changed; returns the top-level ones that completed since the last snapshot."""
     known = {step.step_id: step for step in RunStep.objects.filter(run=run)}
     fresh = [_run_step(run, position, state) for position, state in enumerate(states)]
     changed = [step for step in fresh if _differs(known.get(step.step_id), step)]
@@ -361,7 +364,8 @@ def _store_steps(run: Run, states: list[StepState]) -> list[RunStep]:
         ],
     )  # fmt: skip
     was_completed = {step_id for step_id, step in known.items() if step.status == "completed"}
-    return [step for step in changed if step.status == "completed" and step.step_id not in was_completed]
+    completed = [step for step in changed if step.status == "completed" and step.step_id not in was_completed]
+    return [step for step in completed if not set(step.step_id) & set(NESTED)]
 
 
 def _run_step(run: Run, position: int, state: StepState) -> RunStep:
