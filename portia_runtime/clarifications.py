@@ -12,7 +12,7 @@ from portia_runtime.models import (
 )
 from portia_runtime.plan_document import ApprovalParameters, Document, QuestionParameters
 from portia_runtime.state import Node, RunState
-from portia_runtime.templates import expand
+from portia_runtime.templates import MissingPathError, as_text, expand
 
 VERIFICATION, ACTION, INPUT = "User Verification", "Action", "Input"
 CHOICE, VALUE, CUSTOM = "Multiple Choice", "Value Confirmation", "Custom"
@@ -56,17 +56,28 @@ def for_call(state: RunState, node: Node, action: JSON, now: datetime) -> Clarif
     block = node.step.document.approval
     if block is None:
         raise ValueError(f"the step {node.path} has no approval block")
-    guidance = block.message or node.step.document.description or f"May {node.step.document.tool} be called?"
+    title = _said(node, block.title) or f"Approve {node.step.name}"
+    guidance = (
+        _said(node, block.message) or node.step.document.description or f"May {node.step.document.tool} be called?"
+    )
     return Clarification(
         **_common(state, node, now, block.timeout),
         category=VERIFICATION,
-        title=block.title or f"Approve {node.step.name}",
+        title=title,
         guidance=guidance,
         required_approvers=block.required_approvers,
         approval_rules=block.approval_rules,
         action=action,
         action_digest=seal(action),
     )
+
+
+def _said(node: Node, text: str | None) -> str:
+    """The text with its templates filled in; as it stands where one names nothing: a person has to be asked all the same."""
+    try:
+        return as_text(expand(text, node.scope.lookup))
+    except MissingPathError:
+        return text or ""
 
 
 def resolved_settings(node: Node) -> Any:

@@ -19,6 +19,7 @@ _TEXT = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 _RESERVED = frozenset({
     "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let",
     "loop", "package", "namespace", "return", "var", "void", "while",
+    "bool", "bytes", "double", "dyn", "int", "list", "map", "null_type", "string", "type", "uint",  # names of CEL's types
 })  # fmt: skip
 
 

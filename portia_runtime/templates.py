@@ -53,10 +53,11 @@ def _expand_text(text: str, lookup: Lookup) -> Any:
     whole = _TEMPLATE.fullmatch(text.strip())
     if whole:
         return lookup(whole[1] or whole[2])
-    return _TEMPLATE.sub(lambda match: _as_text(lookup(match[1] or match[2])), text)
+    return _TEMPLATE.sub(lambda match: as_text(lookup(match[1] or match[2])), text)
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value as it stands inside a text: nothing for null, JSON for what is no string."""
     if isinstance(value, str):
         return value
     return "" if value is None else json.dumps(value, ensure_ascii=False)

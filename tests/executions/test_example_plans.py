@@ -55,7 +55,7 @@ def test_every_step_of_an_example_has_a_name_to_read(name: str) -> None:
 
 def test_refund_pays_only_after_a_person_agreed_to_that_payment() -> None:
     (pay,) = [step for step in translate(parse(example("refund"))).steps if step.id == "pay_back"]
-    assert (pay.tool, pay.approval["title"]) == ("write_record", "Refund a returned order")
+    assert (pay.tool, pay.approval["title"]) == ("write_record", "Refund order {{order.id}}")
 
 
 def test_fan_out_joins_three_offers_that_run_at_once() -> None:

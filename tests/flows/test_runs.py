@@ -64,6 +64,7 @@ def test_a_refund_waits_for_a_person_and_pays_once_approved(api, portia, bob, ac
     run_id = submit(api, example("refund"))
     asked = wait_for_question(run_id)
     assert view(api, run_id)["pending_clarifications"] == [str(asked.pk)]
+    assert (asked.title, asked.guidance.split(" has ")[0]) == ("Refund order A-1042", "Maria Keller")
     assert (asked.action["tool"], asked.action["arguments"]["value"]["amount_cents"]) == ("write_record", 9500)
     personal_api(bob, acme).post(
         f"/v1/approvals/{asked.pk}/approve", {"reason": "ok", "action_digest": asked.action_digest}, expect=200
