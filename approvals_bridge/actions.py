@@ -15,13 +15,13 @@ from django.db import transaction
 from django.utils import timezone
 
 from approvals_bridge import answers, policy
-from approvals_bridge.models import Clarification, ClarificationStatus, Decision, Vote
+from approvals_bridge.models import DECIDED, Clarification, ClarificationStatus, Decision, Vote
 from executions import events
+from executions.canonical_json import digest
 from executions.errors import InvalidRequest, NotFound, StaleSubject
 from executions.models import Kind, Run, Work
 from executions.portia.client import portia
-from executions.portia.errors import AlreadyResolved, PortiaError, Unauthorized
-from executions.portia.errors import NotFound as PortiaNotFound
+from executions.portia.errors import AlreadyResolved, ClarificationNotFound, PortiaError, RunNotFound, Unauthorized
 from executions.portia.errors import StaleSubject as StaleAtPortia
 from executions.portia.wire import PortiaClarification
 from orchestrator_project.telemetry import correlated
@@ -83,7 +83,7 @@ def decide(
             decision=decision,
             value=answer,
             reason=reason,
-            action_digest=action_digest,
+            action_digest=clarification.action_digest,
             source=source,
         )
         clarification.response = answer
@@ -108,25 +108,26 @@ def _import(work: Work, run: Run) -> None:
     try:
         remote = portia().get_clarifications(str(run.portia_run_id), tenant=run.tenant.identifier)
     except PortiaError as error:
-        logger.warning("run %s: clarifications put off: %s", run.pk, error.message)
-        Work.objects.later(work, delay=work.backoff)
-        return
-    with transaction.atomic():
-        run = Run.objects.select_for_update().get(pk=run.pk)
-        for one in remote:
-            _import_one(run, one)
-        if run.is_terminal:
-            _cancel_rest(run)
-        _settle_import(work, run)
+        if not isinstance(error, RunNotFound) and (error.retryable or not run.is_terminal):
+            logger.warning("run %s: clarifications put off: %s", run.pk, error.message)
+            Work.objects.later(work, delay=work.backoff)
+            return
+        remote = []  # nothing more will be known of the run's questions
+    _settle_import(work, run, remote)
 
 
 def _import_one(run: Run, remote: PortiaClarification) -> None:
     """Follow one question of Portia's. The same question about another action is a new one, and the old one is void."""
-    digest = (remote.action_digest or "")[:64]
+    seal = _sound_digest(remote)
     same_id = run.clarifications.filter(portia_clarification_id=remote.clarification_id).select_for_update()
-    for outdated in same_id.pending().exclude(action_digest=digest):
+    for outdated in same_id.pending().exclude(action_digest=seal):
         _close(outdated, ClarificationStatus.CANCELLED, by="portia", reason="The action changed after it was shown.")
-    clarification = same_id.filter(action_digest=digest).first() or _create(run, remote, digest)
+    clarification = same_id.filter(action_digest=seal).order_by("-round").first()
+    if clarification is None or _is_asked_again(clarification, remote):
+        clarification = _create(run, remote, seal, nth=clarification.round + 1 if clarification else 1)
+    if clarification.portia_status != remote.status:
+        clarification.portia_status = remote.status[:32]
+        clarification.save(update_fields=["portia_status"])
     if clarification.status != ClarificationStatus.PENDING:
         return
     if remote.status != "pending":
@@ -135,7 +136,20 @@ def _import_one(run: Run, remote: PortiaClarification) -> None:
         _close(clarification, ClarificationStatus.TIMEOUT, by="orchestrator", reason="Nobody answered in time.")
 
 
-def _create(run: Run, remote: PortiaClarification, digest: str) -> Clarification:
+def _sound_digest(remote: PortiaClarification) -> str:
+    """Return the seal, having checked that it is the seal of the action that will be shown. Raises ValueError."""
+    given = remote.action_digest or ""
+    if given and digest(remote.action) != given:
+        raise ValueError(f"clarification {remote.clarification_id}: action_digest is not the digest of action")
+    return given
+
+
+def _is_asked_again(known: Clarification, remote: PortiaClarification) -> bool:
+    """Whether Portia still waits although an answer was brought to it: it did not take that answer."""
+    return remote.status == "pending" and known.status in DECIDED and bool(known.delivery_error)
+
+
+def _create(run: Run, remote: PortiaClarification, seal: str, *, nth: int) -> Clarification:
     clarification = Clarification.objects.create(
         tenant_id=run.tenant_id,
         run=run,
@@ -143,14 +157,15 @@ def _create(run: Run, remote: PortiaClarification, digest: str) -> Clarification
         category=remote.category[:32],
         title=remote.title[:300],
         guidance=remote.user_guidance,
-        step_id=(remote.step_id or "")[:256],
+        step_id=(remote.step_id or "")[:1024],
         argument_name=(remote.argument_name or "")[:128],
         options=remote.options,
         action_url=remote.action_url or "",
         proposed=remote.data.get("value", remote.response),
         data=remote.data,
         action=remote.action,
-        action_digest=digest,
+        action_digest=seal,
+        round=nth,
         required_approvers=remote.required_approvers,
         approval_rules=remote.approval_rules,
         requested_at=remote.requested_at or timezone.now(),
@@ -182,8 +197,18 @@ def _cancel_rest(run: Run) -> None:
         _close(clarification, ClarificationStatus.CANCELLED, by="orchestrator", reason=f"The run is {run.status}.")
 
 
-def _settle_import(work: Work, run: Run) -> None:
-    """Come back at the next deadline, where there is one."""
+def _settle_import(work: Work, run: Run, remote: list[PortiaClarification]) -> None:
+    """Write what Portia asks, close what it no longer asks, and come back at the next deadline, where there is one."""
+    with transaction.atomic():
+        run = Run.objects.select_for_update().get(pk=run.pk)
+        for one in remote:
+            _import_one(run, one)
+        if run.is_terminal:
+            _cancel_rest(run)
+        _settle_work(work, run)
+
+
+def _settle_work(work: Work, run: Run) -> None:
     deadlines = run.clarifications.pending().exclude(deadline=None).order_by("deadline")
     first = deadlines.values_list("deadline", flat=True).first()
     if first is None:
@@ -269,7 +294,7 @@ def _deliver(work: Work, clarification: Clarification) -> bool:
     """Bring one decision to Portia; False where it has to be tried again."""
     try:
         _respond(clarification)
-    except (AlreadyResolved, StaleAtPortia, PortiaNotFound) as overtaken:
+    except (AlreadyResolved, StaleAtPortia, ClarificationNotFound, RunNotFound) as overtaken:
         _settle_delivery(clarification, error=overtaken.message)
     except PortiaError as error:
         if error.retryable or isinstance(error, Unauthorized):

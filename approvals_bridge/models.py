@@ -64,7 +64,9 @@ class Clarification(models.Model):
     status = models.CharField(max_length=16, choices=ClarificationStatus.choices, default=ClarificationStatus.PENDING)
     title = models.CharField(max_length=300, blank=True)
     guidance = models.TextField(blank=True)
-    step_id = models.CharField(max_length=256, blank=True)
+    round = models.PositiveSmallIntegerField(default=1, help_text="Grows when Portia refused an answer and asks again.")
+    portia_status = models.CharField(max_length=32, blank=True, help_text="The status as Portia last said it.")
+    step_id = models.CharField(max_length=1024, blank=True)
     argument_name = models.CharField(max_length=128, blank=True)
     options = models.JSONField(default=list, blank=True)
     action_url = models.TextField(blank=True)
@@ -95,7 +97,8 @@ class Clarification(models.Model):
         permissions = [("decide_clarification", "Can decide clarifications")]
         constraints = [
             models.UniqueConstraint(
-                name="clarification_once_per_run_and_action", fields=["run", "portia_clarification_id", "action_digest"]
+                name="clarification_once_per_run_action_and_round",
+                fields=["run", "portia_clarification_id", "action_digest", "round"],
             ),
             models.CheckConstraint(
                 name="clarification_decided_by_somebody",

@@ -33,6 +33,8 @@ def check_open(*, clarification: Clarification, now: datetime) -> None:
     if clarification.status != ClarificationStatus.PENDING:
         sentence = CLOSED_SENTENCES[ClarificationStatus(clarification.status)]
         raise Conflict(sentence.format(who=clarification.decided_by or "Somebody"), current_status=clarification.status)
+    if clarification.run.is_terminal:
+        raise Conflict(f"The run is {clarification.run.status}; nothing waits for an answer any more.")
     if clarification.deadline is not None and now >= clarification.deadline:
         raise Gone(f"The time to answer this ended at {clarification.deadline:%Y-%m-%d %H:%M} UTC.")
 
@@ -59,9 +61,10 @@ def _check_person(clarification: Clarification, user: Any) -> None:
 
 
 def _has_asked(clarification: Clarification, user: Any) -> bool:
-    """Four eyes: neither who triggered or submitted the run nor who wrote the plan decides about it."""
+    """Four eyes: who triggered or submitted the run, wrote its plan or is named by its token does not decide about it."""
     run = clarification.run
-    return bool(_names(user) & {run.triggered_by, run.requested_by, run.plan.created_by})
+    names = {run.triggered_by, run.requested_by, run.plan.created_by, run.capability.get("subject")}
+    return bool(_names(user) & names) or user.pk in (run.requested_by_user_id, run.plan.created_by_user_id)
 
 
 def _is_named(user: Any, named: list[str]) -> bool:

@@ -38,7 +38,7 @@ def admit(
 
 
 def allowed_tools(*, plan: ExecutablePlan, tenant: Tenant, token_tools: Iterable[str] | None) -> list[str]:
-    """Return the tools the runtime may call for this plan, sorted. Raises CapabilityRefused when a step needs another."""
+    """Return what the plan, the tenant and the token all allow, sorted. Raises CapabilityRefused when a step needs more."""
     used = plan.tools()
     named = plan.security_context.allowed_tools
     if settings.IS_PRODUCTION and used and not named:
@@ -47,13 +47,17 @@ def allowed_tools(*, plan: ExecutablePlan, tenant: Tenant, token_tools: Iterable
             missing_tools=sorted(used),
         )
     lists = {"plan": named or None, "tenant": tenant.allowed_tools, "capability token": token_tools}
-    for owner, allowed in lists.items():
-        missing = sorted(used - set(allowed)) if allowed is not None else []
+    allowed = set(named) or used
+    for owner, words in lists.items():
+        if words is None:
+            continue
+        missing = sorted(used - set(words))
         if missing:
             raise CapabilityRefused(
                 f"The {owner} does not allow these tools: {', '.join(missing)}.", missing_tools=missing
             )
-    return sorted(set(named) or used)
+        allowed &= set(words)
+    return sorted(allowed)
 
 
 def _capability(

@@ -41,7 +41,8 @@ class ClarificationSerializer(serializers.ModelSerializer[Clarification]):
     class Meta:
         model = Clarification
         fields = [
-            "id", "run_id", "plan_name", "plan_hash", "triggered_by", "category", "status", "title", "guidance",
+            "id", "run_id", "plan_name", "plan_hash", "triggered_by", "category", "status", "portia_status", "round", "title",
+            "guidance",
             "step_id", "argument_name", "options", "action_url", "proposed", "details", "action", "action_digest",
             "required_approvers", "approval_rules", "requested_at", "deadline", "decided_at", "decided_by",
             "decision_reason", "response", "delivered_at", "delivery_error", "votes", "links",

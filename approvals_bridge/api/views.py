@@ -8,7 +8,6 @@ from uuid import UUID
 from django.http import HttpResponseBase
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
 from rest_framework import generics
-from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -16,18 +15,9 @@ from approvals_bridge import actions
 from approvals_bridge.api.serializers import AnswerSerializer, ClarificationSerializer, DecisionSerializer
 from approvals_bridge.models import Clarification, ClarificationStatus, Decision
 from executions.api.authentication import Principal
-from executions.api.views import IDEMPOTENCY_KEY, TenantView, answer_once
+from executions.api.views import IDEMPOTENCY_KEY, NewestFirst, TenantView, answer_once
 from executions.errors import Forbidden, InvalidRequest, NotFound
 from executions.models import Scope
-
-
-class ClarificationPagination(CursorPagination):
-    """Newest first."""
-
-    ordering = "-id"
-    page_size = 50
-    max_page_size = 200
-    page_size_query_param = "limit"
 
 
 @extend_schema_view(
@@ -45,7 +35,7 @@ class ClarificationListView(TenantView, generics.ListAPIView[Clarification]):
 
     scopes = {"GET": Scope.READ}
     serializer_class = ClarificationSerializer
-    pagination_class = ClarificationPagination
+    pagination_class = NewestFirst
     queryset = Clarification.objects.none()
 
     def get_queryset(self) -> Any:

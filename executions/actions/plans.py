@@ -13,7 +13,9 @@ REMEMBERED = 256  # parsed plans per process
 _parsed: dict[UUID, ExecutablePlan] = {}
 
 
-def resolve(*, tenant: Tenant, document: Any | None, plan_hash: str | None, by: str) -> tuple[Plan, ExecutablePlan]:
+def resolve(
+    *, tenant: Tenant, document: Any | None, plan_hash: str | None, by: str, user: Any = None
+) -> tuple[Plan, ExecutablePlan]:
     """Return the plan of a request: the document it carries, stored if new, or the one known by its hash.
 
     Needs the caller's transaction. Raises InvalidPlan with every error, NotFound for an unknown hash.
@@ -32,7 +34,7 @@ def resolve(*, tenant: Tenant, document: Any | None, plan_hash: str | None, by: 
                 }
             ],
         )
-    return store(tenant=tenant, document=document, parsed=parsed, by=by), parsed
+    return store(tenant=tenant, document=document, parsed=parsed, by=by, user=user), parsed
 
 
 def check(*, tenant: Tenant, document: Any) -> ExecutablePlan:
@@ -52,7 +54,7 @@ def check(*, tenant: Tenant, document: Any) -> ExecutablePlan:
     return parsed
 
 
-def store(*, tenant: Tenant, document: dict[str, Any], parsed: ExecutablePlan, by: str) -> Plan:
+def store(*, tenant: Tenant, document: dict[str, Any], parsed: ExecutablePlan, by: str, user: Any = None) -> Plan:
     """Keep a validated document; the same hash is the same plan. Needs the caller's transaction."""
     same = Plan.objects.filter(tenant=tenant, plan_hash=parsed.plan_hash).defer("document")
     plan = same.first()
@@ -65,6 +67,7 @@ def store(*, tenant: Tenant, document: dict[str, Any], parsed: ExecutablePlan, b
             description=parsed.description or "",
             document=document,
             created_by=by,
+            created_by_user=user,
         )
         Plan.objects.bulk_create([new], ignore_conflicts=True)
         plan = same.get()

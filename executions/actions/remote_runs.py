@@ -28,7 +28,16 @@ from executions.errors import CapabilityRefused, InvalidPlan
 from executions.models import Command, Kind, Run, RunReason, RunStatus, RunStep, Work
 from executions.models.run import TERMINAL
 from executions.portia.client import portia
-from executions.portia.errors import InvalidState, NotFound, PlanNotFound, PortiaError, Unauthorized
+from executions.portia.errors import (
+    InvalidState,
+    PlanNotFound,
+    PortiaError,
+    PortiaTimeout,
+    PortiaUnavailable,
+    PortiaUnreachable,
+    RunNotFound,
+    Unauthorized,
+)
 from executions.portia.translate import translate
 from executions.portia.wire import PortiaPlan, PortiaPlanRun, StepState
 from orchestrator_project.telemetry import correlated
@@ -36,7 +45,9 @@ from orchestrator_project.telemetry import correlated
 logger = logging.getLogger(__name__)
 
 SYNC_BATCH = 100  # ids in one call, by the contract
-LEASE = 15.0  # seconds; longer than the client's time-outs and retries together
+LEASE = 15.0  # seconds; a call that takes longer may be made twice, under the same key
+LONGEST_ID = 1024  # characters of a nested step's id
+SILENT = (PortiaUnreachable, PortiaTimeout, PortiaUnavailable)
 PARALLEL_CALLS = 8  # and rows per batch: one round of calls has to end within the lease
 FIRST_SYNC = 0.03  # seconds after the launch
 SLOWEST_SYNC = 15.0
@@ -88,13 +99,13 @@ def launch() -> int:
             launches += _prepare(work, runs[work.run_id])
     for ready, answer in _in_parallel(_create_remote, launches):
         with Work.objects.attempt(ready.work):
-            _settle_launch(ready, answer)
+            _settle_launch(ready, _known_answer(answer))
     return len(works)
 
 
 def sync() -> int:
     """Ask Portia about the runs that are due, one call per tenant, and write what changed; returns rows taken."""
-    works = Work.objects.claim(Kind.SYNC, limit=SYNC_BATCH, lease=LEASE)
+    works = Work.objects.claim(Kind.SYNC, limit=_sync_limit(), lease=LEASE)
     runs = _load_runs(works)
     _drop_settled(works, runs)
     by_tenant: dict[str, list[Work]] = defaultdict(list)
@@ -103,9 +114,11 @@ def sync() -> int:
             by_tenant[runs[work.run_id].tenant.identifier].append(work)
     silent: PortiaError | None = None
     for tenant, group in by_tenant.items():
-        silent = silent or _sync_tenant(tenant, group, runs)
-        if silent:  # the next tenant's call would only time out as well
-            _put_off(group, silent)
+        error = silent or _sync_tenant(tenant, group, runs)
+        if error:
+            _put_off(group, error)
+        if isinstance(error, SILENT):  # the next tenant's call would only time out as well
+            silent = error
     return len(works)
 
 
@@ -116,7 +129,7 @@ def deliver_commands() -> int:
     errands = [Errand(work=work, run=runs[work.run_id]) for work in works if _has_command(work, runs[work.run_id])]
     for errand, answer in _in_parallel(_send_command, errands):
         with Work.objects.attempt(errand.work):
-            _settle_command(errand.work, errand.run, answer)
+            _settle_command(errand.work, errand.run, _known_answer(answer))
     return len(works)
 
 
@@ -131,17 +144,20 @@ def apply(run: Run, remote: PortiaPlanRun) -> bool:
     finished = _store_steps(run, remote.steps)
     run.portia_version, run.portia_missing_since = remote.version, None
     run.progress = min(max(remote.progress, 0.0), 1.0)
-    run.current_step = (remote.current_step or "")[:256]
+    run.current_step = (remote.current_step or "")[:LONGEST_ID]
+    run.pause_pending = remote.pause_requested
     run.results, run.rollback = remote.results, remote.rollback
     run.pending_clarifications = remote.pending_clarifications
     run.touch(
+        "pause_pending",
         "portia_version", "portia_missing_since", "progress", "current_step", "results", "rollback",
         "pending_clarifications",
     )  # fmt: skip
     for step in finished:
         events.record(run=run, kind=events.STEP_COMPLETED, by="portia", data=_step_facts(step), subject=step.step_id)
     _follow(run, remote)
-    if run.pending_clarifications != questions_before:
+    ended_with_questions = run.is_terminal and (questions_before or run.pending_clarifications)
+    if run.pending_clarifications != questions_before or ended_with_questions:
         Work.objects.schedule(run.pk, Kind.CLARIFICATIONS)
     return True
 
@@ -151,7 +167,7 @@ def apply(run: Run, remote: PortiaPlanRun) -> bool:
 
 def _prepare(work: Work, run: Run) -> list[Launch]:
     """Check once more that the run may start; settle it here where it may not, and return nothing."""
-    if run.status != RunStatus.PENDING:
+    if run.status != RunStatus.PENDING or _cancelled_unsent(work):
         Work.objects.done([work])
         return []
     try:
@@ -164,6 +180,16 @@ def _prepare(work: Work, run: Run) -> list[Launch]:
         return []
     plan = translate(document, allowed_tools=run.allowed_tools, timeout=run.timeout, retry_policy=run.retry_policy)
     return [Launch(work=work, run=run, plan=plan)]
+
+
+def _cancelled_unsent(work: Work) -> bool:
+    """Cancel the run here if somebody asked for it and no earlier attempt can have reached Portia."""
+    with transaction.atomic():
+        run = Run.objects.select_for_update().get(pk=work.run_id)
+        if run.requested != Command.CANCEL or work.attempts - 1 > run.unsent_attempts:
+            return False
+        run.transition(RunStatus.CANCELLED, RunReason.CANCEL_REQUESTED, by="orchestrator")
+    return True
 
 
 def _create_remote(ready: Launch) -> PortiaPlanRun:
@@ -217,6 +243,9 @@ def _launch_failed(ready: Launch, error: PortiaError) -> None:
         run = Run.objects.select_for_update().get(pk=ready.run.pk)
         if run.status == RunStatus.PENDING:
             run.transition(RunStatus.PENDING, RunReason.PORTIA_UNREACHABLE, error={"message": error.message})
+        if not error.sent:
+            run.unsent_attempts += 1
+            run.save(update_fields=["unsent_attempts"])
         Work.objects.later(ready.work, delay=_retry_delay(ready.work, error))
 
 
@@ -251,16 +280,20 @@ def _put_off(works: list[Work], error: PortiaError) -> None:
 
 
 def _settle_sync(work: Work, run: Run, remote: PortiaPlanRun) -> None:
-    if remote.version <= run.portia_version:
+    if remote.version <= run.portia_version and run.portia_missing_since is None:
         Work.objects.later(work, delay=_sync_delay(run, work.attempts))
         return
     with transaction.atomic():
         run = Run.objects.select_for_update().get(pk=run.pk)
-        apply(run, remote)
+        changed = apply(run, remote)
+        if run.portia_missing_since is not None:
+            run.portia_missing_since = None
+            run.touch("portia_missing_since")
         if run.is_terminal:
             Work.objects.done([work])
         else:
-            Work.objects.later(work, delay=_sync_delay(run, 0), attempts=0)
+            unchanged = 0 if changed else work.attempts
+            Work.objects.later(work, delay=_sync_delay(run, unchanged), attempts=unchanged)
 
 
 def _settle_missing(work: Work) -> None:
@@ -273,6 +306,7 @@ def _settle_missing(work: Work) -> None:
         elif now - run.portia_missing_since >= LOST_AFTER and not run.is_terminal:
             message = "Portia no longer knows this run; whether its last step took effect is not known."
             run.transition(RunStatus.FAILED, RunReason.RUN_LOST, error={"code": "run_lost", "message": message})
+            Work.objects.schedule(run.pk, Kind.CLARIFICATIONS)
         Work.objects.later(work, delay=LOST_AFTER.total_seconds())
 
 
@@ -311,7 +345,7 @@ def _settle_command(work: Work, sent: Run, answer: PortiaPlanRun | PortiaError) 
             run.touch("requested")
         if isinstance(answer, PortiaPlanRun):
             apply(run, answer)
-        elif not isinstance(answer, InvalidState | NotFound):
+        elif not isinstance(answer, InvalidState | RunNotFound):
             logger.error("run %s: Portia refused to %s: %s", run.pk, sent.requested, answer.message)
         Work.objects.done([work])
         if not run.is_terminal:
@@ -352,7 +386,8 @@ def _meaning(remote: PortiaPlanRun) -> tuple[str, str] | None:
 def _store_steps(run: Run, states: list[StepState]) -> list[RunStep]:
     """Write the steps that changed; returns the top-level ones that completed since the last snapshot."""
     known = {step.step_id: step for step in RunStep.objects.filter(run=run)}
-    fresh = [_run_step(run, position, state) for position, state in enumerate(states)]
+    named = {state.id[:LONGEST_ID]: state for state in states}
+    fresh = [_run_step(run, position, state) for position, state in enumerate(named.values())]
     changed = [step for step in fresh if _differs(known.get(step.step_id), step)]
     RunStep.objects.bulk_create(
         changed,
@@ -371,7 +406,7 @@ def _store_steps(run: Run, states: list[StepState]) -> list[RunStep]:
 def _run_step(run: Run, position: int, state: StepState) -> RunStep:
     return RunStep(
         run=run,
-        step_id=state.id[:256],
+        step_id=state.id[:LONGEST_ID],
         position=position,
         name=state.name[:256],
         step_type=state.type[:32],
@@ -404,20 +439,36 @@ def _load_runs(works: Iterable[Work]) -> dict[Any, Run]:
 
 def _in_parallel(
     call: Callable[[AnyErrand], PortiaPlanRun], errands: list[AnyErrand]
-) -> list[tuple[AnyErrand, PortiaPlanRun | PortiaError]]:
+) -> list[tuple[AnyErrand, PortiaPlanRun | Exception]]:
     """Call Portia for each errand, a few at a time; an error is that one's answer. The calls do not touch the database."""
 
-    def guarded(errand: AnyErrand) -> PortiaPlanRun | PortiaError:
+    def guarded(errand: AnyErrand) -> PortiaPlanRun | Exception:
         with correlated(errand.run.correlation_id, errand.run.traceparent):
             try:
                 return call(errand)
-            except PortiaError as error:
+            except Exception as error:  # settled with its own row, so that the others keep their answers
                 return error
 
     if len(errands) < 2:
         return [(errand, guarded(errand)) for errand in errands]
     with ThreadPoolExecutor(max_workers=PARALLEL_CALLS) as pool:
         return list(zip(errands, pool.map(guarded, errands), strict=True))
+
+
+def _known_answer(answer: PortiaPlanRun | Exception) -> PortiaPlanRun | PortiaError:
+    """Pass on what Portia said; raise what nobody foresaw."""
+    if isinstance(answer, PortiaPlanRun | PortiaError):
+        return answer
+    raise answer
+
+
+def _sync_limit() -> int:
+    """Return how many runs to ask about: a call's worth, or few where each is a call of its own."""
+    try:
+        batches = "batch_runs" in portia().capabilities()
+    except PortiaError:
+        batches = True  # the call itself will tell
+    return SYNC_BATCH if batches else PARALLEL_CALLS
 
 
 def _retry_delay(work: Work, error: PortiaError) -> float:

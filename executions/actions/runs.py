@@ -45,16 +45,18 @@ class Submission:
     traceparent: str = ""
 
 
-def start(*, tenant: Tenant, principal: str, submission: Submission) -> Run:
-    """Accept a submission as a pending run. Needs the caller's transaction; a crash leaves nothing behind.
+def start(*, tenant: Tenant, principal: str, submission: Submission, user: Any = None) -> Run:
+    """Accept a submission as a pending run; `user` is the person the principal's key belongs to, if any.
+
+    Needs the caller's transaction; a crash leaves nothing behind.
 
     Raises InvalidRequest, InvalidPlan, NotFound or CapabilityRefused before anything is written.
     """
     plan, document = plans.resolve(
-        tenant=tenant, document=submission.executable_plan, plan_hash=submission.plan_hash, by=principal
+        tenant=tenant, document=submission.executable_plan, plan_hash=submission.plan_hash, by=principal, user=user
     )
     admission = _admit(tenant=tenant, document=document, submission=submission)
-    run = _create(tenant=tenant, principal=principal, plan=plan, submission=submission, admission=admission)
+    run = _create(tenant=tenant, principal=principal, user=user, plan=plan, submission=submission, admission=admission)
     events.record(
         run=run,
         kind=events.ACCEPTED,
@@ -92,7 +94,9 @@ def allowed_commands(run: Run) -> list[str]:
     """Name the commands this run's status allows now."""
     if run.is_terminal:
         return []
-    pausing = run.requested == Command.PAUSE or run.reason == RunReason.PAUSE_REQUESTED
+    if run.requested == Command.CANCEL:
+        return [Command.CANCEL]
+    pausing = run.requested == Command.PAUSE or run.pause_pending or run.reason == RunReason.PAUSE_REQUESTED
     return [Command.RESUME if pausing else Command.PAUSE, Command.CANCEL]
 
 
@@ -163,7 +167,9 @@ def _admit(*, tenant: Tenant, document: ExecutablePlan, submission: Submission) 
     )
 
 
-def _create(*, tenant: Tenant, principal: str, plan: Plan, submission: Submission, admission: Admission) -> Run:
+def _create(
+    *, tenant: Tenant, principal: str, user: Any, plan: Plan, submission: Submission, admission: Admission
+) -> Run:
     return Run.objects.create(
         tenant=tenant,
         plan=plan,
@@ -176,6 +182,7 @@ def _create(*, tenant: Tenant, principal: str, plan: Plan, submission: Submissio
         allowed_tools=admission.allowed_tools,
         triggered_by=submission.triggered_by or principal,
         requested_by=principal,
+        requested_by_user=user,
         correlation_id=submission.correlation_id,
         traceparent=submission.traceparent,
     )
@@ -195,19 +202,26 @@ def _request(run_id: UUID, command: Command, *, by: str) -> Run:
 
 
 def _is_fulfilled(run: Run, command: Command) -> bool:
+    """Whether the run is where the command would bring it, or is being brought there already."""
     if command == Command.CANCEL:
         return run.status == RunStatus.CANCELLED or run.requested == Command.CANCEL
-    held = run.reason == RunReason.PAUSE_REQUESTED
+    held = run.reason == RunReason.PAUSE_REQUESTED or run.pause_pending
     if command == Command.PAUSE:
         return run.requested == Command.PAUSE or (held and not run.requested)
-    return not run.is_terminal and not held and not run.requested and run.status != RunStatus.PAUSED
+    going_on = run.status in (RunStatus.PENDING, RunStatus.RUNNING) and not held
+    return run.requested == Command.RESUME or (going_on and not run.requested)
 
 
 def _check_allowed(run: Run, command: Command) -> None:
     allowed = allowed_commands(run)
     if command in allowed:
         return
-    why = "can no longer be told to" if run.is_terminal else "waits for a decision and cannot be told to"
+    if run.is_terminal:
+        why = "can no longer be told to"
+    elif run.requested == Command.CANCEL:
+        why = "is being cancelled and cannot be told to"
+    else:
+        why = "waits for a decision and cannot be told to"
     raise CommandRefused(
         f"The run is {run.status}; it {why} {command}.",
         current_status=run.status,
@@ -221,11 +235,12 @@ def _settle_before_launch(run: Run, command: Command, *, by: str) -> bool:
     if run.portia_run_id or run.status not in (RunStatus.PENDING, RunStatus.PAUSED):
         return False
     launch = Work.objects.select_for_update().filter(run=run, kind=Kind.LAUNCH).first()
-    if launch is not None and launch.attempts > 0:
-        return False  # a launch has begun: Portia may know the run already
+    if launch is not None and (launch.lease_token is not None or launch.attempts > run.unsent_attempts):
+        return False  # a launch is under way, or one ended without an answer: Portia may know the run
     if command == Command.RESUME:
         if run.status == RunStatus.PAUSED:
             run.transition(RunStatus.PENDING, RunReason.ACCEPTED, by=by)
+        Run.objects.filter(pk=run.pk).update(unsent_attempts=0)
         Work.objects.schedule(run.pk, Kind.LAUNCH)
         return True
     Work.objects.filter(run=run, kind=Kind.LAUNCH).delete()

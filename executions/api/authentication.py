@@ -83,7 +83,8 @@ class HasScope(BasePermission):
         if not isinstance(request.user, Principal):
             return False
         needed: dict[str, Scope] = getattr(view, "scopes", {})
-        scope = needed.get((request.method or "").upper())
+        method = (request.method or "").upper()
+        scope = needed.get("GET" if method == "HEAD" else method)
         if scope is None:
             return (
                 request.method in ("OPTIONS", "HEAD") and bool(needed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID
@@ -40,6 +41,8 @@ from orchestrator_project.telemetry import correlation_id, traceparent
 
 SYNCHRONOUS_WAIT = 30.0  # seconds
 HEARTBEAT_TIMEOUT = timedelta(seconds=10)
+HEALTH_AGE = 5.0  # seconds
+_portia_seen = (float("-inf"), False)
 
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
@@ -109,7 +112,8 @@ class ExecuteView(TenantView):
         return response if wishes["async_execution"] else self._when_ended(response)
 
     def _start(self, submission: Submission) -> tuple[int, Any, dict[str, str]]:
-        run = runs.start(tenant=self.principal.tenant, principal=self.principal.name, submission=submission)
+        caller = self.principal
+        run = runs.start(tenant=caller.tenant, principal=caller.name, user=caller.user, submission=submission)
         return 202, RunSerializer(run).data, {"Location": f"/v1/executions/{run.pk}"}
 
     def _when_ended(self, accepted: HttpResponseBase) -> HttpResponseBase:
@@ -120,14 +124,24 @@ class ExecuteView(TenantView):
         return Response(RunSerializer(run).data, headers={"Location": accepted.headers["Location"]})
 
 
-class RunPagination(CursorPagination):
-    """Newest first; ids grow with time, so a page stays right while new runs arrive."""
+class NewestFirst(CursorPagination):
+    """Pages over UUIDv7 keys, which grow with time: a page stays right while new objects arrive."""
 
     ordering = "-id"
     page_size = 50
     max_page_size = 200
     page_size_query_param = "limit"
     cursor_query_description = "Where to go on: the `next` or `previous` link of another page."
+
+    def decode_cursor(self, request: Request) -> Any:
+        """Read the cursor. Raises NotFound for one that no page has given out."""
+        cursor = super().decode_cursor(request)
+        try:
+            if cursor is not None and cursor.position is not None:
+                UUID(str(cursor.position))
+        except ValueError:
+            raise NotFound("cursor: follow the link of a page; this one leads nowhere.") from None
+        return cursor
 
 
 @extend_schema_view(
@@ -148,7 +162,7 @@ class RunListView(TenantView, generics.ListAPIView[Run]):
 
     scopes = {"GET": Scope.READ}
     serializer_class = RunSummarySerializer
-    pagination_class = RunPagination
+    pagination_class = NewestFirst
     queryset = Run.objects.none()
 
     def get_queryset(self) -> Any:
@@ -292,7 +306,14 @@ def _worker_is_alive() -> bool:
 
 
 def _portia_answers() -> bool:
-    try:
-        return portia().health_check().ok
-    except PortiaError:
-        return False
+    """Ask Portia, at most once in HEALTH_AGE seconds: /health is open to everybody, and Portia may hang."""
+    global _portia_seen
+    asked, fine = _portia_seen
+    if time.monotonic() - asked > HEALTH_AGE:
+        _portia_seen = (time.monotonic(), fine)  # others get the last answer while this one waits
+        try:
+            fine = portia().health_check().ok
+        except PortiaError:
+            fine = False
+        _portia_seen = (time.monotonic(), fine)
+    return fine

@@ -9,7 +9,7 @@ from datetime import datetime
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 
 from executions.models.ids import uuid7
 from executions.models.tenant import Tenant
@@ -28,9 +28,11 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     """Named filters over keys."""
 
     def usable(self, now: datetime) -> ApiKeyQuerySet:
-        """Neither revoked nor expired, of an active tenant."""
+        """Neither revoked nor expired, of an active tenant; a person's key also needs the person still to belong there."""
         alive = Q(expires_at__isnull=True) | Q(expires_at__gt=now)
-        return self.filter(alive, revoked_at__isnull=True, tenant__is_active=True)
+        belongs = Exists(Tenant.members.through.objects.filter(tenant=OuterRef("tenant"), user=OuterRef("user")))
+        person = Q(user__isnull=True) | Q(user__is_active=True) & (Q(user__is_superuser=True) | belongs)
+        return self.filter(alive, person, revoked_at__isnull=True, tenant__is_active=True)
 
 
 class ApiKey(models.Model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pgtrigger
+from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
@@ -21,7 +22,10 @@ class Plan(models.Model):
     description = models.TextField(blank=True)
     document = models.JSONField(help_text="The ExecutablePlan, word for word.")
     created_at = models.DateTimeField(auto_now_add=True)
-    created_by = models.CharField(max_length=128)
+    created_by = models.CharField(max_length=128, help_text="The principal who submitted it first.")
+    created_by_user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, blank=True, related_name="+"
+    )
 
     class Meta:
         ordering = ["-created_at"]

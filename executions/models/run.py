@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import pgtrigger
+from django.conf import settings
 from django.db import connection, models
 from django.db.models import Q
 from django.utils import timezone
@@ -134,6 +135,14 @@ class Run(models.Model):
     allowed_tools = models.JSONField(default=list, blank=True, help_text="Tools the runtime may call for this run.")
     triggered_by = models.CharField(max_length=128)
     requested_by = models.CharField(max_length=128, help_text="The principal whose key submitted the run.")
+    requested_by_user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="The person that key belongs to.",
+    )
     correlation_id = models.CharField(max_length=128)
     traceparent = models.CharField(max_length=64, blank=True)
 
@@ -141,11 +150,13 @@ class Run(models.Model):
     portia_plan_id = models.CharField(max_length=128, blank=True, default="")
     portia_run_id = models.CharField(max_length=128, null=True, blank=True, unique=True)
     portia_version = models.BigIntegerField(default=0)
+    pause_pending = models.BooleanField(default=False, help_text="Portia pauses at the end of the running step.")
+    unsent_attempts = models.PositiveIntegerField(default=0, help_text="Launches of which Portia surely saw nothing.")
     portia_missing_since = models.DateTimeField(null=True, blank=True)
     pending_clarifications = models.JSONField(default=list, blank=True, help_text="Ids as Portia gave them.")
 
     progress = models.FloatField(default=0.0, help_text="Finished top-level steps / all of them, 0 to 1.")
-    current_step = models.CharField(max_length=256, blank=True, default="")
+    current_step = models.CharField(max_length=1024, blank=True, default="")
     results = models.JSONField(default=dict, blank=True)
     rollback = models.JSONField(default=dict, blank=True)
     error = models.JSONField(null=True, blank=True)
@@ -234,7 +245,7 @@ class RunStep(models.Model):
 
     id = models.BigAutoField(primary_key=True)
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="steps")
-    step_id = models.CharField(max_length=256)
+    step_id = models.CharField(max_length=1024)
     position = models.PositiveIntegerField()
     name = models.CharField(max_length=256)
     step_type = models.CharField(max_length=32)

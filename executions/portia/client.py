@@ -98,6 +98,10 @@ class PortiaClient:
             return _each(Tool.from_json, self._get("/tools", tenant=tenant), "tools")
         except (NotFound, NotSupported):
             return None
+        except BadPortiaAnswer as error:
+            if error.status == 404:
+                return None
+            raise
 
     # -- plans
 

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import requests
 from pydantic_core import from_json
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError, InvalidHeader, ReadTimeoutError
+from urllib3.exceptions import HTTPError, InvalidHeader, NewConnectionError, ReadTimeoutError
 from urllib3.util import Retry
 
 from executions.portia.errors import (
@@ -107,11 +107,12 @@ class Connection:
 
     def call(self, call: Call) -> JSON:
         """The JSON object the runtime answers, after repeats where they may help."""
-        deadline = self._deadline(call)
+        deadline, sent = self._deadline(call), False
         for tried in itertools.count(1):
             try:
                 return self._exchange(call, deadline=deadline)
             except CURED_BY_REPEAT as error:
+                sent = error.sent = sent or error.sent
                 pause = self._retry.pause(error=error, tried=tried)
                 if pause is None or time.monotonic() + pause >= deadline:
                     raise
@@ -150,7 +151,11 @@ class Connection:
             yield
         except (requests.ReadTimeout, ReadTimeoutError):
             raise PortiaTimeout(f"{where} did not answer in time.") from None
+        except requests.ConnectTimeout:
+            raise PortiaUnreachable.before_sending(f"{where} cannot be reached: no connection in time.") from None
         except (requests.ConnectionError, HTTPError) as error:
+            if _never_connected(error):
+                raise PortiaUnreachable.before_sending(f"{where} cannot be reached: {_reason(error)}.") from None
             raise PortiaUnreachable(f"{where} cannot be reached: {_reason(error)}.") from None
         except (requests.RequestException, UnicodeError) as error:  # our own mistake, and its text may quote a header
             raise PortiaError(f"The request to {self.base_url} cannot be made: {type(error).__name__}.") from None
@@ -219,8 +224,6 @@ def _json_object(response: requests.Response, body: bytes) -> JSON | None:
 
 def _problem(response: requests.Response, data: JSON | None) -> PortiaError:
     status = response.status_code
-    if status == 404 and data is None:  # a proxy's page: no run may be given up for it
-        return BadPortiaAnswer("A 404 that is not the Portia Runtime's: check PORTIA_BASE_URL.", status=status)
     problem = data or {}
     texts = {name: value for name, value in problem.items() if isinstance(value, str)}
     kind = error_class(status=status, code=texts.get("code"))
@@ -245,6 +248,14 @@ def _retry_after(response: requests.Response) -> float | None:
         return Retry().parse_retry_after(response.headers["Retry-After"])
     except (KeyError, InvalidHeader):
         return None
+
+
+def _never_connected(error: BaseException) -> bool:
+    """Whether the connection itself failed: refused, no route, no such name."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, NewConnectionError):
+        cause = cause.__context__
+    return cause is not None
 
 
 def _reason(error: BaseException) -> str:

@@ -32,9 +32,10 @@ from typing import Any
 
 
 class PortiaError(Exception):
-    """The Portia Runtime could not do what was asked."""
+    """The Portia Runtime could not do what was asked. `sent`: whether the request may have arrived."""
 
     retryable = False
+    sent = True
 
     def __init__(
         self,
@@ -61,6 +62,13 @@ class PortiaUnreachable(PortiaError):
     """The Portia Runtime cannot be reached."""
 
     retryable = True
+
+    @classmethod
+    def before_sending(cls, message: str) -> PortiaUnreachable:
+        """The error of a connection that was never made: the request has surely not arrived."""
+        error = cls(message)
+        error.sent = False
+        return error
 
 
 class PortiaTimeout(PortiaError):
@@ -102,17 +110,25 @@ class NotSupported(PortiaRejected):
 class NotFound(PortiaRejected):
     """The Portia Runtime does not know this object."""
 
+    retryable = True  # which object it means is not said, so nothing may be concluded from it
+
 
 class PlanNotFound(NotFound):
     """The Portia Runtime does not know this plan."""
+
+    retryable = False
 
 
 class RunNotFound(NotFound):
     """The Portia Runtime does not know this run."""
 
+    retryable = False
+
 
 class ClarificationNotFound(NotFound):
     """The Portia Runtime does not know this clarification."""
+
+    retryable = False
 
 
 class PlanConflict(PortiaRejected):
@@ -186,7 +202,7 @@ BY_CODE: dict[str, type[PortiaError]] = {
 BY_STATUS: dict[int, type[PortiaError]] = {
     401: Unauthorized,
     403: Unauthorized,
-    404: NotFound,
+    404: BadPortiaAnswer,  # without one of the contract's codes it is a gateway's: no run may be given up for it
     405: NotSupported,
     408: PortiaUnavailable,
     429: PortiaUnavailable,

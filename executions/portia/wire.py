@@ -133,6 +133,7 @@ class PortiaPlanRun:
     error_details: JSON
     steps: list[StepState]
     pending_clarifications: list[str]
+    pause_requested: bool
     rollback: JSON
     started_at: datetime | None
     completed_at: datetime | None
@@ -154,6 +155,7 @@ class PortiaPlanRun:
             error_details=dict(data.get("error_details") or {}),
             steps=[StepState.from_json(step) for step in data.get("steps") or []],
             pending_clarifications=[str(one) for one in data.get("pending_clarifications") or []],
+            pause_requested=bool(data.get("pause_requested")),
             rollback=dict(data.get("rollback") or {}),
             started_at=_time(data.get("started_at")),
             completed_at=_time(data.get("completed_at")),

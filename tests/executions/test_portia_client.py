@@ -213,7 +213,7 @@ def test_runs_are_listed_page_by_page(client, net):
         (400, "invalid_json", errors.PortiaRejected, False),
         (401, "unauthorized", errors.Unauthorized, False),
         (403, "forbidden", errors.Unauthorized, False),
-        (404, "not_found", errors.NotFound, False),
+        (404, "not_found", errors.NotFound, True),
         (404, "plan_not_found", errors.PlanNotFound, False),
         (404, "run_not_found", errors.RunNotFound, False),
         (404, "clarification_not_found", errors.ClarificationNotFound, False),

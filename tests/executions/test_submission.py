@@ -5,6 +5,7 @@ import json
 import pytest
 
 from executions.models import Event, IdempotencyRecord, Plan, Run, Work
+from tests.conftest import Api
 from tests.factories import documents
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -174,6 +175,41 @@ def test_lists_are_filtered_and_paged(api):
     rest = api.client.get(page["next"]).json()
     assert [run["run_id"] for run in rest["results"]] == [runs[0]]
     assert "status" in api.get("/v1/executions?status=odd", expect=400)["detail"]
+
+
+@pytest.mark.parametrize("cursor", ["cD1hYmM=", "cD0wMTk=", "cD0lMDA=", "cj0xJnA9", "nonsense"])
+@pytest.mark.parametrize("path", ["/v1/executions", "/v1/approvals"])
+def test_a_cursor_that_no_page_gave_out_leads_nowhere(api, path, cursor):
+    assert api.get(f"{path}?cursor={cursor}", expect=404)["code"] == "not-found"
+
+
+def test_looking_at_the_head_needs_the_scope_of_reading(acme):
+    from executions.actions.tenants import create_api_key
+
+    writer = Api(create_api_key(tenant=acme, principal="writer", scopes=["execute"])[1])
+    run_id = submit(writer)["run_id"]
+    assert writer.client.head(f"/v1/executions/{run_id}").status_code == 403
+
+
+@pytest.mark.parametrize("change", ["inactive", "left"])
+def test_the_key_of_somebody_who_left_opens_nothing(person, acme, change):
+    from tests.conftest import personal_api
+
+    bob = person("bob")
+    key = personal_api(bob, acme)
+    assert key.get("/v1/approvals")["results"] == []
+    if change == "inactive":
+        type(bob).objects.filter(pk=bob.pk).update(is_active=False)
+    else:
+        acme.members.remove(bob)
+    assert key.get("/v1/approvals", expect=401)["code"] == "authentication-failed"
+
+
+def test_the_runtime_may_call_what_plan_and_tenant_both_allow(api, acme):
+    acme.allowed_tools = ["echo", "wait"]
+    acme.save()
+    wide = {**ECHO, "security_context": {"allowed_tools": ["echo", "http_request"]}}
+    assert submit(api, wide, dry_run=True, expect=200)["allowed_tools"] == ["echo"]
 
 
 def test_an_address_that_does_not_exist_is_a_problem(api):

@@ -8,7 +8,7 @@ from django.core import mail
 
 from approvals_bridge.models import Clarification
 from executions.models import Event, Run, Work
-from tests.conftest import personal_api, work, work_until
+from tests.conftest import Api, personal_api, work, work_until
 from tests.factories import documents
 from tests.factories.documents import action
 
@@ -149,6 +149,25 @@ def test_a_cancelled_run_starts_no_further_step(api, portia):
     assert view(api, run_id)["steps"][1]["status"] in ("cancelled", "pending")
     problem = api.post(f"/v1/executions/{run_id}/pause", expect=409)
     assert (problem["code"], problem["allowed_commands"]) == ("invalid-state", [])
+
+
+def test_a_cancel_that_was_accepted_is_not_taken_back(api, acme):
+    run_id = submit(api, documents.plan(action("a")))
+    Run.objects.filter(pk=run_id).update(status="running", reason="executing", portia_run_id="r", requested="cancel")
+    for verb in ("pause", "resume"):
+        problem = api.post(f"/v1/executions/{run_id}/{verb}", expect=409)
+        assert problem["allowed_commands"] == ["cancel"]
+    assert Run.objects.get(pk=run_id).requested == "cancel"
+
+
+def test_a_person_does_not_approve_what_his_own_key_submitted(api, portia, bob, acme):
+    from executions.actions.tenants import create_api_key
+
+    laptop = Api(create_api_key(tenant=acme, principal="bobs-laptop", scopes=["execute", "read"], user=bob)[1])
+    asked = wait_for_question(submit(laptop, example("refund"), triggered_by="somebody"))
+    body = {"action_digest": asked.action_digest}
+    problem = personal_api(bob, acme).post(f"/v1/approvals/{asked.pk}/approve", body, expect=403)
+    assert "yourself" in problem["detail"]
 
 
 def test_cancelling_a_run_that_waits_for_a_person_voids_the_question(api, portia):
