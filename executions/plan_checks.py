@@ -13,6 +13,7 @@ from executions.plan_levels import Calls, Level, calls_of, cycles, in_call_order
 from executions.plan_model import BODIES, MAX_STEP_DEPTH, MAX_STEPS, STEP_TYPES, ExecutablePlan, Flow, Step
 from executions.plan_parts import PlanError, escaped
 from executions.plan_references import check_references
+from executions.plan_schemas import check_schemas
 
 
 def check(plan: ExecutablePlan) -> list[PlanError]:
@@ -39,6 +40,7 @@ def _errors(plan: ExecutablePlan) -> Iterator[PlanError]:
             yield from _tool(plan, step, pointer)
             yield from _approval(step, pointer)
     yield from check_references(plan, found)
+    yield from check_schemas(found)
 
 
 def _flows(plan: ExecutablePlan, called: set[str]) -> Iterator[PlanError]:

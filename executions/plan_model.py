@@ -148,6 +148,8 @@ class UserInputParameters(_Parameters):
     category: Category | None = None
     options: Annotated[list[Any] | str, or_text(Annotated[list[Any], Field(min_length=1, max_length=200)])] = ""
     timeout: Seconds | None = None
+    schema_: dict[str, Any] = Field(default={}, alias="schema")
+    data: dict[str, Any] = {}
 
 
 class ApprovalParameters(Approval):

@@ -54,6 +54,10 @@ SLOWEST_SYNC = 15.0
 WAITING_SYNC = 30.0  # while a person decides; what he decides makes the run due at once
 LOST_AFTER = timedelta(seconds=30)
 MISCONFIGURED_RETRY = 30.0
+SNAPSHOT = (
+    "portia_version", "portia_missing_since", "progress", "current_step", "pause_pending", "results", "rollback",
+    "pending_clarifications",
+)  # fmt: skip
 NESTED = ".["  # what the ids of nested steps have: `group.child`, `loop[2].child`
 
 STATUS_OF_REMOTE = {
@@ -148,14 +152,9 @@ def apply(run: Run, remote: PortiaPlanRun) -> bool:
     run.pause_pending = remote.pause_requested
     run.results, run.rollback = remote.results, remote.rollback
     run.pending_clarifications = remote.pending_clarifications
-    run.touch(
-        "pause_pending",
-        "portia_version", "portia_missing_since", "progress", "current_step", "results", "rollback",
-        "pending_clarifications",
-    )  # fmt: skip
     for step in finished:
         events.record(run=run, kind=events.STEP_COMPLETED, by="portia", data=_step_facts(step), subject=step.step_id)
-    _follow(run, remote)
+    _follow(run, remote, also=SNAPSHOT)
     ended_with_questions = run.is_terminal and (questions_before or run.pending_clarifications)
     if run.pending_clarifications != questions_before or ended_with_questions:
         Work.objects.schedule(run.pk, Kind.CLARIFICATIONS)
@@ -222,9 +221,9 @@ def _settle_launch(ready: Launch, answer: PortiaPlanRun | PortiaError) -> None:
         run = Run.objects.select_for_update().get(pk=ready.run.pk)
         if not run.portia_run_id and not run.is_terminal:
             run.portia_run_id, run.portia_plan_id = answer.run_id, ready.plan.plan_id
-            run.touch("portia_run_id", "portia_plan_id")
-            if run.status == RunStatus.PENDING:
-                run.transition(RunStatus.RUNNING, RunReason.EXECUTING)
+            waits = run.status == RunStatus.PENDING
+            there = (RunStatus.RUNNING, RunReason.EXECUTING) if waits else (run.status, run.reason)
+            run.transition(*there, also=("portia_run_id", "portia_plan_id"))
             apply(run, answer)
         Work.objects.done([ready.work])
         if not run.is_terminal:
@@ -355,18 +354,15 @@ def _settle_command(work: Work, sent: Run, answer: PortiaPlanRun | PortiaError) 
 # -- what a snapshot means
 
 
-def _follow(run: Run, remote: PortiaPlanRun) -> None:
-    """Move the run to where the snapshot says it is; a status word we do not know moves nothing."""
-    meaning = _meaning(remote)
-    if meaning is None:
-        return
-    status, reason = meaning
+def _follow(run: Run, remote: PortiaPlanRun, *, also: tuple[str, ...]) -> None:
+    """Move the run to where the snapshot says it is and save it; a status word we do not know moves nothing."""
+    status, reason = _meaning(remote) or (run.status, run.reason)
     error = None
     if status == RunStatus.FAILED:
         error = {"code": "failed", **remote.error_details, "message": remote.error_message or ""}
     if status in TERMINAL and remote.rollback and remote.rollback.get("status") == "completed":
         events.record(run=run, kind=events.ROLLED_BACK, by="portia", data={"steps": remote.rollback.get("steps", [])})
-    run.transition(status, reason, error=error)
+    run.transition(status, reason, error=error, also=also)
 
 
 def _meaning(remote: PortiaPlanRun) -> tuple[str, str] | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotModified
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotModified, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from unfold.admin import ModelAdmin
@@ -18,7 +19,18 @@ from executions.errors import OrchestratorError
 from executions.models import Tenant
 
 
-class ScopedAdmin(ModelAdmin):
+class ListAdmin(ModelAdmin):
+    """Lists whose address may hold anything."""
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Start over where a filter asks for a NUL character, which PostgreSQL has not and refuses to compare with."""
+        if "\0" in unquote(request.META["QUERY_STRING"]):
+            messages.warning(request, "Nothing can be found by a NUL character: the list is shown without filters.")
+            return HttpResponseRedirect(request.path)
+        return super().changelist_view(request, extra_context)
+
+
+class ScopedAdmin(ListAdmin):
     """Lists and pages show the objects of the person's tenants; a superuser sees all, anything else is 404."""
 
     members_path = "tenant__members"

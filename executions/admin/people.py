@@ -8,14 +8,15 @@ from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
 from django.db.models import Model
 from django.http import HttpRequest
-from unfold.admin import ModelAdmin
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+
+from executions.admin.base import ListAdmin
 
 admin.site.unregister(User)
 admin.site.unregister(Group)
 
 
-class SuperusersOnly(ModelAdmin):
+class SuperusersOnly(ListAdmin):
     """Nobody else sees or changes these."""
 
     def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:

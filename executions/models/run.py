@@ -11,7 +11,7 @@ from typing import Any
 
 import pgtrigger
 from django.conf import settings
-from django.db import connection, models
+from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
@@ -197,7 +197,13 @@ class Run(models.Model):
                 name="run_follows_transitions",
                 field="status",
                 transitions=[(old, new) for old, following in TRANSITIONS.items() for new in sorted(following)],
-            )
+            ),
+            pgtrigger.Trigger(
+                name="run_tells_who_waits",
+                when=pgtrigger.After,
+                operation=pgtrigger.UpdateOf("version"),
+                func="PERFORM pg_notify('run_changed', NEW.id::text); RETURN NULL;",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -208,14 +214,22 @@ class Run(models.Model):
         """Whether the run has ended, for good."""
         return self.status in TERMINAL
 
-    def transition(self, status: str, reason: str, *, by: str = "portia", error: dict[str, Any] | None = None) -> None:
-        """Move to a status and reason; the only writer of both. No-op where nothing would change.
+    def transition(
+        self,
+        status: str,
+        reason: str,
+        *,
+        by: str = "portia",
+        error: dict[str, Any] | None = None,
+        also: tuple[str, ...] = (),
+    ) -> None:
+        """Move to a status and reason; the only writer of both. Saves the fields named in `also` in the same statement.
 
         Needs the caller's transaction and a locked row. Stamps times, bumps the version, records the event. Raises
-        TransitionRefused for a change the table does not have.
+        TransitionRefused for a change the table does not have; where the run is there already, only `also` is saved.
         """
         if (status, reason) == (self.status, self.reason):
-            return
+            return self.touch(*also) if also else None
         if status != self.status and status not in TRANSITIONS[self.status]:
             raise TransitionRefused(run=self, to=status)
         if self.is_terminal or reason not in REASONS[status]:
@@ -226,18 +240,17 @@ class Run(models.Model):
             self.started_at = now
         if self.is_terminal:
             self.finished_at, self.requested = now, ""
-        self.touch("status", "reason", "error", "started_at", "finished_at", "requested")
+        self.touch("status", "reason", "error", "started_at", "finished_at", "requested", *also)
         kind = events.RESUMED if before == RunStatus.PAUSED and not self.is_terminal else EVENT_OF_STATUS.get(status)
         if kind and before != status:
             events.record(run=self, kind=kind, by=by, data={"status": status, "reason": reason, "error": error})
+        return None
 
     def touch(self, *fields: str) -> None:
-        """Save these fields as one more version of the run and tell who waits for it, when the caller commits."""
+        """Save these fields as one more version of the run; a trigger tells who waits for it when the caller commits."""
         self.version += 1
         self.updated_at = timezone.now()
         self.save(update_fields=[*fields, "version", "updated_at"])
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_notify('run_changed', %s)", [str(self.pk)])
 
 
 class RunStep(models.Model):

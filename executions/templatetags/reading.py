@@ -1,7 +1,7 @@
 """Template filters that turn stored values into something a person reads: JSON as lists of names and values, times, states.
 
-Every text passes through `_text`, which escapes it and makes invisible and direction-changing characters visible, so that
-what a person approves is what the machine will get.
+Every text passes through `visible`, which escapes it and makes invisible and direction-changing characters visible, and
+nothing is left out but by `excerpt`: what a person approves is what the machine will get.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from django import template
 from django.utils import timezone
@@ -20,7 +20,7 @@ from django.utils.safestring import SafeString, mark_safe
 register = template.Library()
 
 DEEPEST = 8  # levels of nesting; what lies below is shown as JSON text
-LONGEST_LIST = 100  # elements; output only, the rest is counted
+LONGEST_LIST = 100  # elements; the rest is folded, in an excerpt only counted
 LONGEST_LINE = 40  # characters that fit beside a name on a telephone
 LONGEST_TEXT = 600  # characters; what is longer is folded
 
@@ -41,10 +41,31 @@ ICONS = {
 }  # fmt: skip
 
 
+class Place(NamedTuple):
+    """Where in a JSON value a part stands, and whether all of it is to be shown."""
+
+    name: str = ""
+    currency: str = ""
+    depth: int = 0
+    whole: bool = True
+
+
 @register.filter
 def readable(value: Any) -> SafeString:
-    """Show a JSON value: names and values for an object, a list for an array, words for the rest."""
-    return _value(value, name="", currency="", depth=0)
+    """Show a JSON value: names and values for an object, a list for an array, words for the rest. Long parts are folded."""
+    return _value(value, Place())
+
+
+@register.filter
+def excerpt(value: Any) -> SafeString:
+    """Show a JSON value like `readable`, but of a long list only the beginning: for what nobody has to decide about."""
+    return _value(value, Place(whole=False))
+
+
+@register.filter
+def visible(text: Any) -> SafeString:
+    """Show a text with its invisible and direction-changing characters by their numbers."""
+    return format_html_join("", "{}", ((part,) for part in _visible(str(text))))
 
 
 @register.filter
@@ -138,30 +159,25 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
-def _value(value: Any, *, name: str, currency: str, depth: int) -> SafeString:
+def _value(value: Any, place: Place) -> SafeString:
     if isinstance(value, dict | list) and not value:
         return mark_safe('<span class="o-none">(none)</span>')
-    if isinstance(value, dict | list) and depth >= DEEPEST:
-        return format_html("<code>{}</code>", _text(json.dumps(value, ensure_ascii=False)))
+    if isinstance(value, dict | list) and place.depth >= DEEPEST:
+        return format_html("<code>{}</code>", visible(json.dumps(value, ensure_ascii=False)))
     if isinstance(value, dict):
-        return _object(value, depth=depth)
+        return _object(value, place)
     if isinstance(value, list):
-        return _array(value, name=name, currency=currency, depth=depth)
-    return _scalar(value, name=name, currency=currency)
+        return _array(value, place._replace(depth=place.depth + 1))
+    return _scalar(value, place)
 
 
-def _object(value: dict[str, Any], *, depth: int) -> SafeString:
+def _object(value: dict[str, Any], place: Place) -> SafeString:
     currency = value.get("currency")
     currency = currency if isinstance(currency, str) and re.fullmatch(r"[A-Z]{3}", currency) else ""
+    inside = place._replace(currency=currency, depth=place.depth + 1)
     parts = sorted(value.items(), key=lambda pair: _is_nested(pair[1]))
     rows = (
-        (
-            _row_class(part),
-            name,
-            _text(words(name)),
-            _value(part, name=name, currency=currency, depth=depth + 1),
-        )
-        for name, part in parts
+        (_row_class(part), name, visible(words(name)), _value(part, inside._replace(name=name))) for name, part in parts
     )
     return format_html(
         '<dl class="o-object">{}</dl>',
@@ -180,46 +196,52 @@ def _is_nested(value: Any) -> bool:
     return bool(value) and (isinstance(value, dict) or (isinstance(value, list) and any(map(_is_nested, value))))
 
 
-def _array(value: list[Any], *, name: str, currency: str, depth: int) -> SafeString:
-    shown = (_value(part, name=name, currency=currency, depth=depth + 1) for part in value[:LONGEST_LIST])
-    items = format_html_join("", "<li>{}</li>", ((part,) for part in shown))
-    hidden = len(value) - LONGEST_LIST
-    more = format_html('<p class="o-none">and {} more</p>', f"{hidden:,}") if hidden > 0 else ""
+def _array(value: list[Any], place: Place) -> SafeString:
     kind = "ol" if _is_nested(value) else "ul"
-    return format_html('<{} class="o-array">{}</{}>{}', kind, items, kind, more)
+    first, rest = value[:LONGEST_LIST], value[LONGEST_LIST:]
+    shown = _items(first, place, kind=kind)
+    if not rest:
+        return shown
+    more = f"and {len(rest):,} more"
+    if not place.whole:
+        return format_html('{}<p class="o-none">{}</p>', shown, more)
+    folded = _items(rest, place, kind=kind, start=len(first) + 1)
+    return format_html('{}<details class="o-fold"><summary><b>{}</b></summary>{}</details>', shown, more, folded)
 
 
-def _scalar(value: Any, *, name: str, currency: str) -> SafeString:
+def _items(parts: list[Any], place: Place, *, kind: str, start: int = 1) -> SafeString:
+    lines = format_html_join("", "<li>{}</li>", ((_value(part, place),) for part in parts))
+    numbered = format_html(' start="{}"', start) if kind == "ol" and start > 1 else ""
+    return format_html('<{}{} class="o-array">{}</{}>', kind, numbered, lines, kind)
+
+
+def _scalar(value: Any, place: Place) -> SafeString:
     if value is None:
         return mark_safe('<span class="o-none">(nothing)</span>')
     if isinstance(value, bool):
         return mark_safe("Yes") if value else mark_safe("No")
     if isinstance(value, int | float):
-        return format_html('<span class="o-number">{}</span>', _number(value, name=name, currency=currency))
+        return format_html('<span class="o-number">{}</span>', _number(value, place))
     return _folded(str(value)) if value != "" else mark_safe('<span class="o-none">(empty)</span>')
 
 
-def _number(value: float, *, name: str, currency: str) -> str:
-    if IDENTIFIER.search(name):
+def _number(value: float, place: Place) -> str:
+    if IDENTIFIER.search(place.name):
         return str(value)
-    if currency and MONEY.search(name) and isinstance(value, float) and round(value, 2) == value:
-        return f"{value:,.2f} {currency}"  # a whole number may count cents: it stays as it is
+    if place.currency and MONEY.search(place.name) and isinstance(value, float) and round(value, 2) == value:
+        return f"{value:,.2f} {place.currency}"  # a whole number may count cents: it stays as it is
     return f"{value:,}"
 
 
 def _folded(text: str) -> SafeString:
     if len(text) <= LONGEST_TEXT:
-        return format_html('<span class="o-text">{}</span>', _text(text))
+        return format_html('<span class="o-text">{}</span>', visible(text))
     return format_html(
         '<details class="o-fold"><summary>{}… <b>show all {} characters</b></summary><div class="o-text">{}</div></details>',
-        _text(text[:160]),
+        visible(text[:160]),
         f"{len(text):,}",
-        _text(text),
+        visible(text),
     )
-
-
-def _text(text: str) -> SafeString:
-    return format_html_join("", "{}", ((part,) for part in _visible(text)))
 
 
 def _visible(text: str) -> Iterator[str | SafeString]:
