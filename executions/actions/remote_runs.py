@@ -166,7 +166,7 @@ def apply(run: Run, remote: PortiaPlanRun) -> bool:
 
 def _prepare(work: Work, run: Run) -> list[Launch]:
     """Check once more that the run may start; settle it here where it may not, and return nothing."""
-    if run.status != RunStatus.PENDING or _cancelled_unsent(work):
+    if run.status != RunStatus.PENDING or (run.requested == Command.CANCEL and _cancelled_unsent(work)):
         Work.objects.done([work])
         return []
     try:
