@@ -6,20 +6,18 @@ approvals_bridge.answers to say, whatever way it came in.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from django import forms
-from pydantic_core import from_json
 
 from approvals_bridge import answers
+from approvals_bridge.fields import OptionField, field_for, fill, is_flat, title_of
 from approvals_bridge.models import Category, Clarification, Decision
 from executions.errors import InvalidRequest
+from executions.json_schema import flaws
 
-SCALARS = {"string", "integer", "number", "boolean"}
 TYPE_OF_PYTHON = {bool: "boolean", int: "integer", float: "number", str: "string"}
-LONG_TEXT = 120  # characters; a longer one gets several lines
-JSON_HELP = 'Written as JSON: a number, true or false, a text in "quotes", or {"name": "value"}.'
+NO_FORM = "The plan describes this value in a way that cannot be shown as a form."
 
 
 class DecisionForm(forms.Form):
@@ -84,7 +82,8 @@ class ChoiceForm(DecisionForm):
 
     def add_fields(self) -> None:
         """One radio button per option."""
-        self.fields["value"] = _choice(self.clarification.options, label="Your choice")
+        self.fields["value"] = OptionField(self.clarification.options)
+        self.fields["value"].label = "Your choice"
 
     @property
     def value(self) -> Any:
@@ -96,23 +95,19 @@ class SchemaForm(DecisionForm):
     """A value by its JSON Schema: one field for a scalar, several for a flat object, JSON text for the rest."""
 
     positive, positive_label = Decision.ANSWER, "Send this answer"
-    proposed: Any = None
 
     def add_fields(self) -> None:
         """Add the schema's fields."""
-        self.schema = self.find_schema()
-        properties = self.schema.get("properties") or {}
-        needed = self.schema.get("required", [])
-        flat = isinstance(properties, dict) and _is_flat(self.schema)
-        self.parts = sorted(properties, key=lambda name: name not in needed) if flat else []
+        schema = self.find_schema()
+        schema = {"description": NO_FORM} if flaws(schema) else schema
+        properties, needed = schema.get("properties", {}), schema.get("required", [])
+        self.parts = sorted(properties, key=lambda name: name not in needed) if is_flat(schema) else []
         for name in self.parts:
-            required = name in needed
-            self.fields[f"value.{name}"] = _field(
-                properties[name], label=_title(properties[name], name), required=required
-            )
+            part, required = properties[name], name in needed
+            self.fields[f"value.{name}"] = field_for(part, label=title_of(part, name), required=required)
         if not self.parts:
-            label = _title(self.schema, self.clarification.argument_name or "Your answer")
-            self.fields["value"] = _field(self.schema, label=label, required=True)
+            label = title_of(schema, self.clarification.argument_name or "Your answer")
+            self.fields["value"] = field_for(schema, label=label, required=True)
 
     def find_schema(self) -> dict[str, Any]:
         """The schema the runtime sent; without one an Input is a text and anything else is JSON."""
@@ -140,9 +135,9 @@ class ConfirmationForm(SchemaForm):
         super().add_fields()
         proposed = self.clarification.proposed
         for name in self.parts:
-            self.fields[f"value.{name}"].initial = proposed.get(name) if isinstance(proposed, dict) else None
+            fill(self.fields[f"value.{name}"], proposed.get(name) if isinstance(proposed, dict) else None)
         if not self.parts:
-            self.fields["value"].initial = proposed
+            fill(self.fields["value"], proposed)
             self.fields["value"].help_text = "Send it as it is, or change it first."
 
     def find_schema(self) -> dict[str, Any]:
@@ -171,99 +166,6 @@ FORMS: dict[str, type[DecisionForm]] = {
 }
 
 
-class JSONText(forms.CharField):
-    """JSON by RFC 8259: no NaN, no bottomless nesting, no NUL, which PostgreSQL cannot store."""
-
-    def clean(self, value: Any) -> Any:
-        """Return what the text says."""
-        text = super().clean(value)
-        try:
-            parsed = from_json(text, allow_inf_nan=False) if text else None
-        except ValueError as error:
-            raise forms.ValidationError(f"This is not JSON: {error}.") from None
-        if "\\u0000" in text:
-            raise forms.ValidationError("Leave out the NUL character (\\u0000).")
-        return parsed
-
-    def prepare_value(self, value: Any) -> Any:
-        """Show a proposed value as text; what was typed stays as it was."""
-        return value if value is None or isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
-
-
 def form_for(clarification: Clarification, data: Any = None) -> DecisionForm:
     """Return the answer form of a clarification; one of an unknown category is answered as its schema says."""
     return FORMS.get(clarification.category, SchemaForm)(clarification, data)
-
-
-def _is_flat(schema: dict[str, Any]) -> bool:
-    parts = schema.get("properties", {}).values()
-    return schema.get("type") == "object" and all(
-        isinstance(p, dict) and ("enum" in p or p.get("type") in SCALARS) for p in parts
-    )
-
-
-def _field(schema: dict[str, Any], *, label: str, required: bool) -> forms.Field:
-    if isinstance(schema.get("enum"), list):
-        return _choice(schema["enum"], label=label, required=required)
-    maker = FIELDS.get(str(schema.get("type")), _json)
-    field = maker(schema)
-    field.label, field.required = label if required else f"{label} (optional)", required
-    field.help_text = field.help_text or str(schema.get("description", ""))
-    field.initial = schema.get("default")
-    return field
-
-
-def _choice(options: list[Any], *, label: str, required: bool = True) -> forms.Field:
-    return forms.TypedChoiceField(
-        choices=[(str(number), _option_text(option, options)) for number, option in enumerate(options)],
-        coerce=lambda number: options[int(number)],
-        empty_value=None,
-        widget=forms.RadioSelect,
-        label=label if required else f"{label} (optional)",
-        required=required,
-    )
-
-
-def _option_text(option: Any, options: list[Any]) -> str:
-    """The option in words; where two would read alike (`1` and `"1"`) the text is put in quotes."""
-    text = _plain(option)
-    alike = [other for other in options if _plain(other) == text]
-    return json.dumps(option, ensure_ascii=False) if len(alike) > 1 else text
-
-
-def _plain(option: Any) -> str:
-    if isinstance(option, bool):
-        return "Yes" if option else "No"
-    return option if isinstance(option, str) else json.dumps(option, ensure_ascii=False)
-
-
-def _text(schema: dict[str, Any]) -> forms.Field:
-    longest = schema.get("maxLength")
-    types = {"date": "date", "email": "email", "uri": "url"}
-    widget: forms.Widget = forms.TextInput(attrs={"type": types.get(str(schema.get("format")), "text")})
-    if isinstance(longest, int) and longest > LONG_TEXT:
-        widget = forms.Textarea(attrs={"rows": 3})
-    return forms.CharField(min_length=schema.get("minLength"), max_length=longest, widget=widget, strip=False)
-
-
-def _integer(schema: dict[str, Any]) -> forms.Field:
-    return forms.IntegerField(min_value=schema.get("minimum"), max_value=schema.get("maximum"))
-
-
-def _number(schema: dict[str, Any]) -> forms.Field:
-    return forms.FloatField(min_value=schema.get("minimum"), max_value=schema.get("maximum"))
-
-
-def _boolean(schema: dict[str, Any]) -> forms.Field:
-    return _choice([True, False], label="", required=True)
-
-
-def _json(schema: dict[str, Any]) -> forms.Field:
-    return JSONText(help_text=JSON_HELP, widget=forms.Textarea(attrs={"rows": 5, "spellcheck": "false"}))
-
-
-FIELDS = {"string": _text, "integer": _integer, "number": _number, "boolean": _boolean}
-
-
-def _title(schema: dict[str, Any], name: str) -> str:
-    return str(schema.get("title") or name.replace("_", " ").capitalize())

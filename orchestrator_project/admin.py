@@ -12,15 +12,15 @@ from django.contrib import admin
 from django.http import HttpRequest
 from django_q import admin as stock  # registers its pages, which are taken out below
 from django_q.models import Failure, OrmQ, Schedule, Success
-from unfold.admin import ModelAdmin
 
+from executions.admin.base import ListAdmin
 from orchestrator_project.models import JobSlot, WorkerNode
 
 for model in (Schedule, Success, Failure, OrmQ):
     stock.admin.site.unregister(model)
 
 
-class ReadOnlyAdmin(ModelAdmin):
+class ReadOnlyAdmin(ListAdmin):
     """A page that shows and changes nothing."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:

@@ -51,14 +51,19 @@ class RunAdmin(PageAdmin):
     def live_context(self, request: HttpRequest, obj: Run) -> dict[str, Any]:
         """Status, commands, steps and events."""
         may_command = request.user.has_perm("executions.change_run")
-        events = list(obj.events.order_by("-sequence")[:LONGEST_HISTORY])
+        steps = steps_of(obj)
+        names = {step.id: step.name for step in steps}
+        events = [(event, names.get(event.subject, "")) for event in obj.events.order_by("-sequence")[:LONGEST_HISTORY]]
         return {
             "run": obj,
-            "steps": steps_of(obj),
+            "steps": steps,
             "commands": runs.allowed_commands(obj) if may_command else [],
             "events": events[::-1],
             "error_text": error_text(obj.error),
             "error_details": {name: value for name, value in (obj.error or {}).items() if name != "message" and value},
+            "rollback": {
+                name: value for name, value in (obj.rollback or {}).items() if name != "plan_run_id" and value
+            },
             "waiting": obj.clarifications.filter(status="pending").order_by("requested_at"),
         }
 

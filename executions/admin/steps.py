@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache, partial
 from typing import Any
 
 from executions.models import Plan, Run, RunStep
@@ -15,6 +16,7 @@ TEXT_OF_KIND = {
     "condition": "decides by a condition", "loop": "repeats steps", "parallel": "runs steps at once",
     "sequence": "runs steps in turn",
 }  # fmt: skip
+ROUND = re.compile(r"\[\d+\]")  # of a loop, as in loop[2].pay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,17 @@ class StepLine:
         """What went wrong, in a sentence."""
         return error_text(self.error)
 
+    @property
+    def icon(self) -> str:
+        """The state whose icon fits: a step that waits for its time does not wait for a person."""
+        return "pending" if self.next_attempt_at is not None else self.status
+
+    @property
+    def round(self) -> int | None:
+        """Which round of a loop this is, from 1; None outside a loop."""
+        found = re.findall(r"\[(\d+)\]", self.id)
+        return int(found[-1]) + 1 if found else None
+
 
 def main_steps(plan: Plan) -> list[dict[str, Any]]:
     """The steps of the plan's main flow, in the order of the document."""
@@ -54,7 +67,8 @@ def steps_of(run: Run) -> list[StepLine]:
     planned = {step["step_id"]: step for step in main_steps(run.plan)}
     reported = list(run.steps.order_by("position")[:MOST])
     seen = {step.step_id for step in reported}
-    lines = [_reported(step, planned.get(step.step_id, {})) for step in reported]
+    find = cache(partial(_step_at, run.plan))
+    lines = [_reported(step, find(ROUND.sub("", step.step_id))) for step in reported]
     return lines + [_planned(step) for step_id, step in planned.items() if step_id not in seen][: MOST - len(lines)]
 
 
@@ -73,6 +87,24 @@ def error_text(error: Any) -> str:
 def tool_words(tool: Any, action: Any) -> str:
     """Name a tool and what it is asked to do: `email_connector` and `send` give `email connector: send`."""
     return ": ".join(str(part).replace("_", " ") for part in (tool, action) if part)
+
+
+def _step_at(plan: Plan, path: str) -> dict[str, Any]:
+    """What the plan says about a step: `loop.check.pay` is the step `pay` inside `check` inside `loop`."""
+    beside, step = main_steps(plan), {}
+    for step_id in path.split("."):
+        step = next((one for one in beside if one.get("step_id") == step_id), {})
+        beside = _inside(plan, step.get("parameters") or {})
+    return step
+
+
+def _inside(plan: Plan, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    """The steps a loop, a condition or a sequence is made of, written in it or as a flow of their own."""
+    flows = {flow.get("flow_id"): flow.get("steps") or [] for flow in plan.document.get("flows") or []}
+    written = [parameters.get(name) for name in ("steps", "then", "else")]
+    named = [flows.get(str(parameters.get(name))) for name in ("flow", "then_flow", "else_flow")]
+    lists = [one for one in written + named if isinstance(one, list)]
+    return [step for steps in lists for step in steps if isinstance(step, dict)]
 
 
 def _planned(step: dict[str, Any]) -> StepLine:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -206,6 +208,85 @@ def test_characters_that_deceive_the_eye_are_made_visible(browser, paused):
     assert "\u202e" not in page
 
 
+def test_the_card_leaves_out_nothing_of_what_is_approved(browser, paused):
+    invoices = [{"payee": f"supplier {number}."} for number in range(130)]
+    action = {"tool": "pay", "action": "send", "arguments": {"note": "n" * 900, "invoices": invoices}}
+    paused.parameters = {"orders": [f"order {number}." for number in range(130)]}
+    paused.save()
+    page = browser.get(card(ClarificationFactory(run=paused, action=action))).content.decode()
+    assert [one for one in invoices if one["payee"] not in page] == []
+    assert [one for one in paused.parameters["orders"] if one not in page] == []
+    assert "n" * 900 in page
+
+
+def test_a_decision_shows_the_whole_answer(browser, paused):
+    clarification = ClarificationFactory(run=paused, custom=True, data={})
+    page = decide(browser, clarification, "answer", value=json.dumps([f"seat {number}." for number in range(130)]))
+    assert "seat 129." in page
+    assert "<b>Answered</b> by bob" in page
+
+
+ODD_SCHEMAS = [
+    {"type": "object", "properties": None},
+    {"type": "object", "properties": {"a": {"type": "string"}}, "required": 5},
+    {"type": "string", "pattern": "("},
+    {"type": "string", "minLength": "3"},
+    {"type": "string", "maxLength": -1},
+    {"type": "integer", "minimum": "x"},
+    {"type": 5, "title": 5, "description": [], "enum": {}},
+    {"$ref": "#"},
+    {"$ref": "#/nowhere"},
+    {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(2000)}},
+    {"type": "object", "properties": {"a\nb": {"type": "string"}}},
+    reduce(lambda inner, _: {"type": "object", "properties": {"a": inner}}, range(90), {"type": "string"}),
+]
+
+
+@pytest.mark.parametrize("kind", ["typed_input", "confirmation", "custom"])
+@pytest.mark.parametrize("number", range(len(ODD_SCHEMAS)))
+def test_a_schema_no_form_can_be_made_of_leaves_a_json_field_and_a_way_to_decide(browser, paused, kind, number):
+    clarification = ClarificationFactory(run=paused, **{kind: True}, data={"schema": ODD_SCHEMAS[number]})
+    page = browser.get(card(clarification)).content.decode()
+    assert re.search(r'<textarea[^>]+name="value"', page)
+    assert "Written as JSON" in page or "Send it as it is" in page
+    decide(browser, clarification, "answer", value='{"a": 5}')
+    if clarification.status == "pending":
+        decide(browser, clarification, "reject", reason="The question is broken.")
+    assert clarification.status in ("approved", "rejected")
+
+
+def test_a_schemas_words_are_never_markup(browser, paused):
+    words = {"title": EVIL, "description": EVIL, "default": EVIL, "enum": [EVIL, "\u202egpj"]}
+    schemas = [{"type": "string", "title": EVIL, "description": EVIL, "default": EVIL}, words]
+    schemas.append({"type": "object", "properties": {EVIL: words, "b": schemas[0]}})
+    for schema in schemas:
+        page = browser.get(card(ClarificationFactory(run=paused, typed_input=True, data={"schema": schema})))
+        assert page.status_code == 200
+        assert "<script>alert" not in page.content.decode()
+        assert "\u202e" not in page.content.decode()
+
+
+@pytest.mark.parametrize("proposed", [True, False, 3, "one line", "Maria Lind\n20457 Hamburg", {"a": [1]}, ["x"]])
+def test_a_proposed_value_of_any_kind_is_confirmed_as_it_was_shown(browser, paused, proposed):
+    clarification = ClarificationFactory(run=paused, confirmation=True, proposed=proposed)
+    form = browser.get(card(clarification)).context["form"]
+    shown = str(form["value"].value()).replace("\n", "\r\n")  # as a browser sends it
+    decide(browser, clarification, "answer", value=shown)
+    assert (clarification.status, clarification.response) == ("approved", proposed)
+
+
+def test_a_seal_that_is_no_seal_is_refused_in_words(browser, paused):
+    clarification = ClarificationFactory(run=paused)
+    assert "not what you were shown" in decide(browser, clarification, "approve", action_digest="0" * 100)
+    assert clarification.status == "pending"
+
+
+def test_a_seal_for_a_question_that_has_none_is_not_kept(browser, paused):
+    clarification = ClarificationFactory(run=paused, choice=True)
+    decide(browser, clarification, "answer", value="0", action_digest="0" * 100)
+    assert clarification.votes.get().action_digest == ""
+
+
 @pytest.mark.parametrize(("picked", "value"), [("0", "main"), ("2", 3), ("3", True)])
 def test_a_chosen_option_keeps_its_json_type(browser, paused, picked, value):
     clarification = ClarificationFactory(run=paused, choice=True)
@@ -289,7 +370,7 @@ def test_a_thing_to_do_has_a_link_and_a_done_button(browser, paused):
     assert (clarification.status, clarification.response) == ("approved", "complete")
 
 
-@pytest.mark.parametrize("url", ["javascript:alert(1)", "data:text/html,x", "JaVaScRiPt:alert(1)"])
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "data:text/html,x", "JaVaScRiPt:alert(1)", "http://["])
 def test_only_web_addresses_become_links(browser, paused, url):
     page = browser.get(card(ClarificationFactory(run=paused, todo=True, action_url=url))).content.decode()
     assert f'href="{url}"' not in page

@@ -12,8 +12,9 @@ from django.urls import reverse
 from django.utils import timezone
 
 from executions import events
+from executions.admin.base import ListAdmin
 from executions.models import ApiKey, IdempotencyRecord, Kind, Run, RunStatus, Work
-from executions.templatetags.reading import duration, readable, relative
+from executions.templatetags.reading import duration, excerpt, readable, relative
 from tests.factories.models import (
     ApiKeyFactory,
     ClarificationFactory,
@@ -265,6 +266,34 @@ def test_nothing_a_plan_or_a_run_says_becomes_markup(browser, acme):
     assert not [page for page in pages if "<script>alert" in page.content.decode()]
 
 
+@pytest.mark.parametrize("page", [one for one in admin.site._registry.values() if isinstance(one, ListAdmin)], ids=str)
+def test_a_nul_character_in_a_filter_starts_the_list_over(root, page):
+    address = reverse(f"admin:{page.opts.app_label}_{page.opts.model_name}_changelist")
+    texts = [field.name for field in page.opts.fields if field.get_internal_type() in ("CharField", "TextField")]
+    for query in ["q=%00", "%00=1", *(f"{name}=a%00" for name in texts), *(f"{name}__in=a,%00" for name in texts)]:
+        response = root.get(f"{address}?{query}", follow=True)
+        assert (response.status_code, response.request["QUERY_STRING"]) == (200, ""), query
+        assert "Nothing can be found by a NUL character" in response.content.decode()
+
+
+def test_a_run_page_tells_tools_of_nested_steps_rounds_and_waits(browser, acme):
+    pay = {"step_id": "pay", "step_type": "action", "tool": "bank_transfer", "action": "send"}
+    loop = {"step_id": "each", "step_type": "loop", "parameters": {"times": 2, "flow": "body"}}
+    check = {"step_id": "check", "step_type": "condition", "parameters": {"then": [pay], "else": ["other"]}}
+    flows = [{"flow_id": "main", "steps": [loop]}, {"flow_id": "body", "steps": [check]}]
+    plan = PlanFactory(
+        tenant=acme, version="1", description="", document={"name": "Loop", "main_flow": "main", "flows": flows}
+    )
+    run = RunFactory(tenant=acme, plan=plan, status="running")
+    later = timezone.now() + timedelta(minutes=5)
+    RunStepFactory(run=run, step_id="each[1].check.pay", name="Pay", status="waiting", next_attempt_at=later)
+    events.record(run=run, kind=events.STEP_COMPLETED, by="portia", data={}, subject="each[1].check.pay")
+    page = browser.get(page_of(run)).content.decode()
+    assert "bank transfer: send · round 2 · goes on in" in re.sub(r"<time[^>]+>", "", page)
+    assert "Execution step completed</b> <span>Pay</span>" in page
+    assert "front_hand" not in page
+
+
 def test_no_page_asks_another_server_for_anything(browser, acme):
     run = RunFactory(tenant=acme, status="running")
     for url in (page_of(run), page_of(run.plan), list_of("run"), reverse("admin:index")):
@@ -282,12 +311,20 @@ def test_no_page_asks_another_server_for_anything(browser, acme):
         ({"note": None}, "(nothing)"),
         ({"note": ""}, "(empty)"),
         ([], "(none)"),
-        (list(range(150)), "and 50 more"),
+        (list(range(150)), "<summary><b>and 50 more</b></summary>"),
         ("x" * 5000, "show all 5,000 characters"),
     ],
 )
 def test_values_read_as_a_person_would_write_them(value, text):
     assert text in readable(value)
+
+
+def test_a_long_list_is_folded_and_whole_and_only_an_excerpt_is_cut():
+    rows = [{"payee": f"supplier {number}."} for number in range(1, 131)]
+    assert [row for row in rows if row["payee"] not in readable({"invoices": rows})] == []
+    assert '<ol start="101" class="o-array">' in readable(rows)
+    assert "supplier 130." not in excerpt(rows)
+    assert "and 30 more" in excerpt(rows)
 
 
 def test_a_bottomless_value_ends_as_text():

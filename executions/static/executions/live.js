@@ -1,5 +1,5 @@
 // Keeps a page up to date without reloading it. Everything works without this file, only less lively.
-//   [data-live=URL]     is asked for again every data-every ms, with its ETag, until it contains [data-done]
+//   [data-live=URL]     is asked for at once, then every data-every ms, slower while nothing changes, until it contains [data-done]
 //   time[data-tick]     counts on by itself: "relative" (3 min ago) or "elapsed" (3 min)
 //   form[data-once]     cannot be sent twice by a double click
 //   [data-address=URL]  is where a reload leads, in place of sending the form again
@@ -42,7 +42,7 @@
     function schedule() {
       if (!part.querySelector("[data-done]")) setTimeout(refresh, every);
     }
-    schedule();
+    if (!part.querySelector("[data-done]")) refresh(); // at once: much may have happened while the page was on its way
   }
 
   function duration(seconds) {
