@@ -22,7 +22,7 @@ test: $(READY) .env ## Run the tests, on the same PostgreSQL the service uses
 check: $(READY) .env ## Lint, types, migrations, production settings, OpenAPI
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
-	@$(PY) -m mypy orchestrator_project executions approvals_bridge portia_runtime
+	@$(PY) -m mypy orchestrator_project executions approvals_bridge portia_runtime safe_json_schema.py
 	@$(PY) manage.py makemigrations --check --dry-run
 	@sh scripts/check_production.sh
 	@$(PY) manage.py spectacular --validate --fail-on-warn --file /dev/null

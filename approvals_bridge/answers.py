@@ -10,13 +10,16 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-import jsonschema
+from jsonschema.exceptions import best_match
 
 from approvals_bridge.models import Category, Clarification, Decision
 from executions.errors import InvalidRequest
+from executions.plan_parts import escaped
+from safe_json_schema import UnusableSchema, misfits
 
 ACTION_DONE = "complete"
 LONGEST_TEXT = 20_000  # characters of one answer as JSON
+LONGEST_MESSAGE = 500
 
 
 def check(clarification: Clarification, value: Any) -> Any:
@@ -75,12 +78,13 @@ def _check_given(clarification: Clarification, value: Any) -> Any:
 
 
 def _check_schema(clarification: Clarification, value: Any) -> Any:
-    schema = clarification.data.get("schema")
-    if isinstance(schema, dict):
-        problem = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(value))
-        if problem is not None:
-            where = "".join(f"/{part}" for part in problem.absolute_path)
-            raise _refusal(problem.message, pointer=f"/value{where}")
+    try:
+        problem = best_match(misfits(clarification.data.get("schema") or {}, value))
+    except UnusableSchema as error:
+        raise _refusal(f"No value can be checked against the schema of this question, so reject it: {error}") from None
+    if problem is not None:
+        where = "".join(f"/{escaped(str(part))}" for part in problem.absolute_path)
+        raise _refusal(problem.message[:LONGEST_MESSAGE], pointer=f"/value{where}")
     return value
 
 

@@ -14,7 +14,7 @@ from approvals_bridge import answers
 from approvals_bridge.fields import OptionField, field_for, fill, is_flat, title_of
 from approvals_bridge.models import Category, Clarification, Decision
 from executions.errors import InvalidRequest
-from executions.json_schema import flaws
+from safe_json_schema import flaws
 
 TYPE_OF_PYTHON = {bool: "boolean", int: "integer", float: "number", str: "string"}
 NO_FORM = "The plan describes this value in a way that cannot be shown as a form."

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from json.encoder import encode_basestring as _quote
 from typing import Any
 
@@ -32,7 +33,7 @@ def canonical_json(value: Any) -> bytes:
     JSON does not have, and nesting of more than MAX_DEPTH levels.
     """
     try:
-        return _text(value, MAX_DEPTH).encode()
+        return _Writer().text(value).encode()
     except UnicodeEncodeError as error:
         raise NotCanonical("a text holds half of a surrogate pair") from error
 
@@ -62,35 +63,64 @@ def flaws(value: Any) -> Iterator[tuple[JSONPath, str, str]]:
             waiting.extend(((*path, index), one[index]) for index in reversed(range(len(one))))
 
 
-def _text(value: Any, levels: int) -> str:
-    kind = type(value)
-    if kind is str:
-        return _quote(value)
-    if kind is dict or kind is list or kind is tuple:
-        if levels <= 0:
-            raise NotCanonical(f"nested more than {MAX_DEPTH} levels deep")
+class _Writer:
+    """Writes one value. Objects of a document mostly have few sets of keys: each is sorted and quoted once."""
+
+    def __init__(self) -> None:
+        self._orders: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+
+    def text(self, value: Any, levels: int = MAX_DEPTH) -> str:
+        """The text of a value that may have so many levels."""
+        kind = type(value)
         if kind is dict:
-            return _object(value, levels - 1)
-        return "[" + ",".join([_text(item, levels - 1) for item in value]) + "]"
-    if kind is bool:
-        return "true" if value else "false"
-    if value is None:
-        return "null"
-    return _number(value)
+            return self._object(value, levels)
+        if kind is str:
+            return _quote(value)
+        if kind is list or kind is tuple:
+            return self._array(value, levels)
+        if kind is bool:
+            return "true" if value else "false"
+        return "null" if value is None else _number(value)
+
+    def _object(self, value: dict[str, Any], levels: int) -> str:
+        below = _below(levels)
+        keys = tuple(value)
+        order = self._orders.get(keys)
+        if order is None:
+            order = self._orders[keys] = _ordered(keys)
+        text = self.text
+        members = [
+            quoted + (_quote(one) if type(one := value[key]) is str else text(one, below)) for key, quoted in order
+        ]
+        return "{" + ",".join(members) + "}"
+
+    def _array(self, value: list[Any] | tuple[Any, ...], levels: int) -> str:
+        below = _below(levels)
+        text = self.text
+        return "[" + ",".join([_quote(one) if type(one) is str else text(one, below) for one in value]) + "]"
 
 
-def _object(value: dict[str, Any], levels: int) -> str:
+def _below(levels: int) -> int:
+    if levels <= 0:
+        raise NotCanonical(f"nested more than {MAX_DEPTH} levels deep")
+    return levels - 1
+
+
+def _ordered(keys: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The keys as the RFC sorts them, each with how it is written."""
     try:
         # The RFC sorts by UTF-16 units; Python by code points, which is the same for ASCII.
-        keys = sorted(value) if "".join(value).isascii() else sorted(value, key=lambda key: key.encode("utf-16-be"))
+        is_plain = "".join(keys).isascii()
     except TypeError as error:
         raise NotCanonical("object keys must be strings") from error
-    members = [
-        _quote(key) + ":" + (_quote(one) if type(one := value[key]) is str else _text(one, levels)) for key in keys
-    ]
-    return "{" + ",".join(members) + "}"
+    return [(key, _quote(key) + ":") for key in sorted(keys, key=None if is_plain else _utf16)]
 
 
+def _utf16(text: str) -> bytes:
+    return text.encode("utf-16-be")
+
+
+@lru_cache(maxsize=4096, typed=True)  # a document repeats few numbers; and typed, as Decimal(1) equals 1
 def _number(value: Any) -> str:
     if type(value) is float:
         if 1e-4 <= abs(value) <= MAX_INTEGER:

@@ -7,14 +7,17 @@ and which names it uses. CEL is compiled by Google's library, which has no side 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 
 from cel_expr_python import cel
 
+Problem = tuple[str, str]
+
 MAX_EXPRESSION = 2000
 MAX_STAND_INS = 64
+MAX_REMEMBERED = 500  # characters of a text whose parts are kept in memory
 ROOTS = frozenset({"steps", "variables", "parameters"})
 LOOP_NAMES = frozenset({"item", "index"})
 
@@ -48,6 +51,7 @@ CEL_WORDS = frozenset(
         "while",
     ]
 )
+_CEL_NAMES = CEL_WORDS | CEL_TYPES
 RESERVED_IDS = ROOTS | LOOP_NAMES | CEL_TYPES
 
 _TEMPLATE = re.compile(r"\{\{(?P<braces>[^{}]*)\}\}|\$\{(?P<dollar>[^{}]*)\}")
@@ -56,6 +60,7 @@ _PATH = re.compile(
         (?: \.[\w-]+ | \[\d+\] | \["[^"\]]*"\] | \['[^'\]]*'\] )*""",
     re.VERBOSE,
 )
+_DOTTED_PATH = re.compile(r"[^\W\d][\w-]*(?:\.[\w-]+)*")  # most are
 _SEGMENT = re.compile(r"""\[(\d+)\]|\["([^"]*)"\]|\['([^']*)'\]|\.?([\w-]+)""")
 _CEL_TOKEN = re.compile(
     r"""//[^\n]*
@@ -68,7 +73,8 @@ _CEL_TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _STAND_IN = "known_name_"
-_WORD = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
+_STANDS_IN = re.compile(_STAND_IN + r"\d+")
+_WORD = re.compile(r"(?<![\w.])([A-Za-z_]\w*)")
 _UNDECLARED = re.compile(r"undeclared reference to '([^'.]+)")
 _POSITION = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
 
@@ -91,29 +97,49 @@ class Path:
         return self.segments[1] if self.root == "steps" and len(self.segments) > 1 else None
 
 
-@lru_cache(maxsize=8192)
 def parse_path(text: str) -> Path | None:
     """Take a path apart; None when the text is no path."""
+    return _short_path(text) if len(text) <= MAX_REMEMBERED else _path(text)
+
+
+def _path(text: str) -> Path | None:
     stripped = text.strip()
+    if _DOTTED_PATH.fullmatch(stripped):
+        return Path(text=stripped, segments=tuple(stripped.split(".")))
     if not _PATH.fullmatch(stripped):
         return None
     return Path(text=stripped, segments=tuple(next(filter(None, found), "") for found in _SEGMENT.findall(stripped)))
 
 
-def templates(text: str) -> Iterator[tuple[str, Path | None]]:
+@lru_cache(maxsize=8192)
+def _short_path(text: str) -> Path | None:
+    return _path(text)
+
+
+def templates(text: str) -> Sequence[tuple[str, Path | None]]:
     """Every `{{path}}` and `${path}` of a text, as written and taken apart.
 
     `{{…}}` around anything but a path gives None, an error of the author's; `${…}` around anything else is plain text.
     """
     if "{" not in text:
-        return
+        return ()
+    return _short_templates(text) if len(text) <= MAX_REMEMBERED else tuple(_templates(text))
+
+
+def _templates(text: str) -> Iterator[tuple[str, Path | None]]:
     for found in _TEMPLATE.finditer(text):
         path = parse_path(found["braces"] if found["braces"] is not None else found["dollar"])
         if path or found["braces"] is not None:
             yield found[0], path
 
 
-def condition_names(expression: str) -> tuple[set[str], set[str]]:
+@lru_cache(maxsize=8192)
+def _short_templates(text: str) -> tuple[tuple[str, Path | None], ...]:
+    return tuple(_templates(text))
+
+
+@lru_cache(maxsize=4096)
+def condition_names(expression: str) -> tuple[frozenset[str], frozenset[str]]:
     """What a CEL expression speaks of: the names it starts from, and the ids in `steps.x` and `steps["x"]`.
 
     To CEL itself the latter are fields of anything; names that `all(x, …)` and its like bind are left out.
@@ -125,11 +151,11 @@ def condition_names(expression: str) -> tuple[set[str], set[str]]:
         kind = token.lastgroup
         if kind:
             {"name": names, "bound": bound}.get(kind, steps).add(token[kind])
-    return names - bound, steps
+    return frozenset(names - bound), frozenset(steps)
 
 
 class Conditions:
-    """Says of conditions whether they compile with one set of names.
+    """Says of conditions whether they compile with one set of names, and which of these they speak of.
 
     Conditions that differ only in these names compile alike, as every name may hold anything. So they are compiled with
     stand-ins for the names, once per process; what does not compile so is compiled as it is, for the sake of the message.
@@ -137,31 +163,39 @@ class Conditions:
 
     def __init__(self, names: Iterable[str]) -> None:
         known = ROOTS.union(names)
-        self._declared = {name for name in known if IDENTIFIER.fullmatch(name) and name not in CEL_WORDS | CEL_TYPES}
+        self._declared = {name for name in known if IDENTIFIER.fullmatch(name) and name not in _CEL_NAMES}
+        self._replaced = self._declared - {"steps"}
 
     @cached_property
     def _environment(self) -> cel.Env:
         return cel.NewEnv(variables=dict.fromkeys(self._declared, cel.Type.DYN))
 
-    def problem(self, expression: str) -> tuple[str, str] | None:
-        """What is wrong with a condition: (code, a sentence that says what to do); None when it gives true or false."""
+    def examine(self, expression: str) -> tuple[Problem | None, Collection[str], Collection[str]]:
+        """What is wrong with a condition, and what it speaks of as of `condition_names`.
+
+        Wrong is (code, a sentence that says what to do), or None when the condition gives true or false.
+        """
         if len(expression) > MAX_EXPRESSION:
             text = f"Shorten the condition to {MAX_EXPRESSION} characters; it has {len(expression)}."
-            return "expression_too_long", text
-        if _STAND_IN not in expression and _is_condition(self._shape(expression)):
-            return None
-        return self._problem(expression)
+            return ("expression_too_long", text), (), ()
+        if _STAND_IN not in expression:
+            shape, meant = self._shape(expression)
+            if _is_condition(shape):
+                names, steps = condition_names(shape)
+                return None, [meant.get(name, name) for name in names], [_meant(step, meant) for step in steps]
+        return self._problem(expression), *condition_names(expression)
 
-    def _shape(self, expression: str) -> str:
+    def _shape(self, expression: str) -> tuple[str, dict[str, str]]:
+        """The condition with stand-ins, and what each of these means; `steps` stays, it says what comes after it."""
         stand_ins: dict[str, str] = {}
+        parts = _WORD.split(expression)
+        for index in range(1, len(parts), 2):
+            word = parts[index]
+            if word in self._replaced:
+                parts[index] = stand_ins.setdefault(word, f"{_STAND_IN}{len(stand_ins)}")
+        return "".join(parts), {stand_in: name for name, stand_in in stand_ins.items()}
 
-        def stand_in(found: re.Match[str]) -> str:
-            name = found[0]
-            return stand_ins.setdefault(name, f"{_STAND_IN}{len(stand_ins)}") if name in self._declared else name
-
-        return _WORD.sub(stand_in, expression)
-
-    def _problem(self, expression: str) -> tuple[str, str] | None:
+    def _problem(self, expression: str) -> Problem | None:
         try:
             kind = self._environment.compile(expression).return_type()
         except (RuntimeError, ValueError) as error:
@@ -170,6 +204,11 @@ class Conditions:
             return None
         text = f"A condition is true or false, this one gives {kind.name().lower()}; compare it with something."
         return "not_boolean", text
+
+
+def _meant(text: str, meant: dict[str, str]) -> str:
+    """An id that may have stand-ins in it: `known_name_0-step`."""
+    return _STANDS_IN.sub(lambda found: meant[found[0]], text) if _STAND_IN in text else text
 
 
 @lru_cache(maxsize=4096)
@@ -182,7 +221,8 @@ def _is_condition(shape: str) -> bool:
 
 @cache
 def _stand_in_environment() -> cel.Env:
-    return cel.NewEnv(variables={f"{_STAND_IN}{number}": cel.Type.DYN for number in range(MAX_STAND_INS)})
+    names = ["steps", *(f"{_STAND_IN}{number}" for number in range(MAX_STAND_INS))]
+    return cel.NewEnv(variables=dict.fromkeys(names, cel.Type.DYN))
 
 
 def _sentence(message: str) -> tuple[str, str]:

@@ -156,7 +156,10 @@ def _rollback(flow: Flow, pointer: str) -> Iterator[PlanError]:
 
 
 def _dependencies(level: Level) -> Iterator[PlanError]:
+    allowed = level.by_id.keys() - level.rollback
     for pointer, step in level.steps:
+        if step.step_type not in BODIES and allowed.issuperset(step.depends_on):
+            continue
         named = [(f"/depends_on/{index}", one) for index, one in enumerate(step.depends_on)]
         for below, one in [*named, *step.branch_ids()]:
             if one not in level.by_id:
@@ -205,10 +208,9 @@ def _type(step: Step, pointer: str) -> Iterator[PlanError]:
             "unknown_step_type",
             f"'{step.step_type}' is no step type; use one of: {_list(STEP_TYPES)}.",
         )
-    for name in step.outputs:
+    for name, target in step.outputs.items():
         if not name:
             yield PlanError(f"{pointer}/outputs", "invalid_output", "Give every output a name.")
-    for name, target in step.outputs.items():
         if not target or (target.startswith("$") and not target.startswith("$.")):
             message = "Name the variable that takes this output, or a path such as $.total."
             yield PlanError(f"{pointer}/outputs/{escaped(name)}", "invalid_output", message)
@@ -216,6 +218,8 @@ def _type(step: Step, pointer: str) -> Iterator[PlanError]:
 
 def _body(plan: ExecutablePlan, step: Step, pointer: str) -> Iterator[PlanError]:
     """A group, loop or condition has something to run, said in one way only."""
+    if step.step_type not in BODIES:
+        return
     flows = {flow.flow_id for flow in plan.flows}
     place = f"{pointer}/parameters"
     for key, _, flow_id in step.called_flows():

@@ -45,7 +45,7 @@ class Level:
             if step.step_id not in self.rollback
         }
         for _, step in self.steps:
-            for _, target in step.branch_ids():
+            for _, target in step.branch_ids() if step.step_type == "condition" else ():
                 if target in needs:
                     needs[target].append(step.step_id)
         return needs

@@ -204,7 +204,10 @@ class Flow(Part):
     def every_step(self, pointer: str = "") -> Iterator[tuple[str, Step]]:
         """Every step with its JSON Pointer below `pointer`, nested and rollback steps too, parents before children."""
         for index, step in enumerate(self.steps):
-            yield from _walk(f"{pointer}/steps/{index}", step)
+            place = f"{pointer}/steps/{index}"
+            yield place, step
+            if step.step_type in BODIES:
+                yield from _walk(place, step)
 
 
 def _named(value: dict[str, Any]) -> dict[str, Any]:
@@ -258,7 +261,7 @@ class ExecutablePlan(Part):
 
 
 def _walk(pointer: str, step: Step) -> Iterator[tuple[str, Step]]:
-    yield pointer, step
     for _, children in step.branches():
         for below, child in children:
+            yield pointer + below, child
             yield from _walk(pointer + below, child)

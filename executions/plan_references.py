@@ -16,7 +16,7 @@ from executions.expressions import (
     ROOTS,
     Conditions,
     Path,
-    condition_names,
+    Problem,
     parse_path,
     templates,
 )
@@ -29,10 +29,8 @@ LOOP_SOURCES = ("over", "times")
 # Arguments that a tool reads in a language of its own, and in which the runtime therefore expands nothing.
 OWN_LANGUAGE = {"template_render": frozenset({"template"}), "calculate": frozenset({"expression"})}
 
-Problem = tuple[str, str]
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, slots=True)
 class _Place:
     """A step where it stands: `flow_steps` are all steps of its flow, `variables` all names the plan gives to values."""
 
@@ -74,7 +72,7 @@ class _Place:
 
 def check_references(plan: ExecutablePlan, found: list[Level]) -> Iterator[PlanError]:
     """Every error in the conditions, templates and inputs of a plan; `found` are its levels."""
-    variables = frozenset(plan.variables).union(*(_written(step) for _, step in plan.every_step()))
+    variables = frozenset(plan.variables).union(*(_written(step) for level in found for _, step in level.steps))
     flow_steps: dict[str, set[str]] = {}
     for level in found:
         flow_steps.setdefault(level.flow.flow_id, set()).update(level.by_id)
@@ -84,7 +82,8 @@ def check_references(plan: ExecutablePlan, found: list[Level]) -> Iterator[PlanE
         for pointer, step in level.steps:
             place = _Place(level=level, step=step, pointer=pointer, flow_steps=steps, variables=variables)
             yield from _conditions(place, conditions)
-            yield from _expression(place, rounds if step.step_type == "loop" else conditions)
+            if step.step_type in EXPRESSIONS:
+                yield from _expression(place, rounds if step.step_type == "loop" else conditions)
             yield from _texts(place)
             yield from _inputs(place)
 
@@ -103,20 +102,19 @@ def _conditions(place: _Place, compiler: Conditions) -> Iterator[PlanError]:
 
 def _expression(place: _Place, compiler: Conditions) -> Iterator[PlanError]:
     """The expression of a condition step; the `while` of a loop, which cannot look into its body but at variables."""
-    key = EXPRESSIONS.get(place.step.step_type, "")
+    key = EXPRESSIONS[place.step.step_type]
     if key in place.step.parameters:
         for problem in _condition_problems(place, compiler, place.step.parameters[key]):
             yield PlanError(f"{place.pointer}/parameters/{key}", *problem)
 
 
 def _condition_problems(place: _Place, compiler: Conditions, text: str) -> Iterator[Problem]:
-    if problem := compiler.problem(text):
+    problem, names, steps = compiler.examine(text)
+    if problem:
         yield problem
         return
-    names, steps = condition_names(text)
-    for step_id in sorted(
-        steps | {name for name in names if name in place.flow_steps and name not in place.level.names}
-    ):
+    meant = place.flow_steps.intersection(names) - place.level.names
+    for step_id in sorted(meant.union(steps)):
         if problem := place.step_problem(step_id):
             yield problem
 
@@ -163,28 +161,40 @@ def _loop_source(place: _Place, key: str, value: Any) -> Iterator[PlanError]:
 
 
 def _templates(place: _Place, value: Any, below: str, names: frozenset[str]) -> Iterator[PlanError]:
-    for where, text in _braced(value, below):
+    found = (path for text in _braced(value) for _, path in templates(text))
+    if all(path and not place.path_problem(path, names) for path in found):
+        return
+    for where, text in _placed(value, below):
         for written, path in templates(text):
             problem = place.path_problem(path, names) if path else _no_path(written)
             if problem:
                 yield PlanError(place.pointer + where, *problem)
 
 
-def _braced(value: Any, pointer: str) -> list[tuple[str, str]]:
-    """The texts that may hold a template, with their pointers."""
+def _braced(value: Any) -> list[str]:
+    """The texts at any depth that may hold a template."""
+    texts, waiting = [], [value]
+    for one in waiting:  # which grows on the way
+        if isinstance(one, str):
+            if "{" in one:
+                texts.append(one)
+        elif isinstance(one, dict):
+            waiting.extend(one.values())
+        elif isinstance(one, list):
+            waiting.extend(one)
+    return texts
+
+
+def _placed(value: Any, pointer: str) -> Iterator[tuple[str, str]]:
+    """Every text at any depth, with its pointer."""
     if isinstance(value, str):
-        return [(pointer, value)] if "{" in value else []
-    if isinstance(value, dict):
-        inside = [_braced(one, f"{pointer}/{escaped(key)}") for key, one in value.items() if not _is_plain(one)]
+        yield pointer, value
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield from _placed(one, f"{pointer}/{escaped(key)}")
     elif isinstance(value, list):
-        inside = [_braced(one, f"{pointer}/{index}") for index, one in enumerate(value) if not _is_plain(one)]
-    else:
-        inside = []
-    return [found for texts in inside for found in texts]
-
-
-def _is_plain(value: Any) -> bool:
-    return "{" not in value if isinstance(value, str) else not isinstance(value, dict | list)
+        for index, one in enumerate(value):
+            yield from _placed(one, f"{pointer}/{index}")
 
 
 def _no_path(written: str) -> Problem:

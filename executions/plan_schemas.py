@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from executions.expressions import templates
-from executions.json_schema import flaws, time_limit
 from executions.plan_levels import Level
 from executions.plan_model import Step
 from executions.plan_parts import PlanError, escaped
+from safe_json_schema import flaws, time_limit
 
-SECONDS = 2.0  # of CPU, for all schemas of a plan
+SECONDS = 1.0  # of CPU, for all schemas of a plan
 VALIDATOR = "data_validator"
 
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
-from jsonschema import Draft202012Validator
+from jsonschema import ValidationError
 
 from portia_runtime.clarifications import CHOICE, CUSTOM, INPUT, VALUE, VERIFICATION
 from portia_runtime.documents import JSON
 from portia_runtime.models import Clarification, ClarificationStatus, PausedReason, Resolution, Run, RunStatus
 from portia_runtime.problems import Problem
 from portia_runtime.signals import change, wake
+from safe_json_schema import UnusableSchema, misfits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +82,20 @@ def _checked_choice(asked: Clarification, decision: Decision) -> Any:
 def _checked_input(asked: Clarification, decision: Decision) -> Any:
     if not decision.has_response:
         raise Problem("invalid_response", "response is missing")
-    schema = asked.details.get("data", {}).get("schema")
-    error = next(iter(Draft202012Validator(schema).iter_errors(decision.response)), None) if schema else None
+    error = _misfit(asked.details.get("data", {}).get("schema"), decision.response)
     if error:
         loc = "response" + error.json_path.removeprefix("$")
         raise Problem("invalid_response", f"response does not fit: {error.message[:300]}", errors=[
             {"loc": loc, "msg": error.message[:300]}
         ])  # fmt: skip
     return decision.response
+
+
+def _misfit(schema: Any, response: Any) -> ValidationError | None:
+    try:
+        return next(iter(misfits(schema, response, most=1)), None) if schema else None
+    except UnusableSchema as error:
+        raise Problem("invalid_response", f"the schema of the question cannot be applied: {error}") from None
 
 
 def _checked_value(asked: Clarification, decision: Decision) -> Any:

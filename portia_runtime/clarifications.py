@@ -13,6 +13,7 @@ from portia_runtime.models import (
 from portia_runtime.plan_document import ApprovalParameters, Document, QuestionParameters
 from portia_runtime.state import Node, RunState
 from portia_runtime.templates import MissingPathError, as_text, expand
+from safe_json_schema import flaws
 
 VERIFICATION, ACTION, INPUT = "User Verification", "Action", "Input"
 CHOICE, VALUE, CUSTOM = "Multiple Choice", "Value Confirmation", "Custom"
@@ -81,13 +82,17 @@ def _said(node: Node, text: str | None) -> str:
 
 
 def resolved_settings(node: Node) -> Any:
-    """The question's parameters with their templates expanded. Raises MissingPathError, or ValueError for a wrong type."""
+    """The question's parameters with their templates expanded. Raises MissingPathError or ValueError."""
     settings: Document = node.step.settings
     expanded = expand(node.step.document.parameters, node.scope.lookup)
     block = node.step.document.approval
     if block is not None and isinstance(settings, ApprovalParameters):
         expanded = {**expanded, **expand(block.model_dump(exclude_defaults=True), node.scope.lookup)}
-    return type(settings).model_validate(expanded)
+    resolved = type(settings).model_validate(expanded)
+    for place, schema in resolved.schemas.items() if isinstance(resolved, QuestionParameters) else ():
+        for _, message in flaws(schema):
+            raise ValueError(f"{place} cannot be used: {message}")
+    return resolved
 
 
 def for_approval(state: RunState, node: Node, settings: ApprovalParameters, now: datetime) -> Clarification:

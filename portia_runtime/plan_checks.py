@@ -29,6 +29,7 @@ from portia_runtime.plan_document import (
 )
 from portia_runtime.problems import Problem
 from portia_runtime.templates import has_template
+from safe_json_schema import flaws
 
 PARAMETERS: dict[str, type[Document]] = {
     "condition": ConditionParameters,
@@ -145,7 +146,8 @@ class _Reader:
             return {}
         settings = self._parse(PARAMETERS[step.type], step.parameters, f"{loc}.parameters")
         readers: dict[type, Callable[..., JSON]] = {
-            ConditionParameters: self._condition, LoopParameters: self._loop, GroupParameters: self._group
+            ConditionParameters: self._condition, LoopParameters: self._loop, GroupParameters: self._group,
+            QuestionParameters: self._question,
         }  # fmt: skip
         reader = readers.get(type(settings), lambda *_: {})
         return {"settings": settings, **reader(settings, f"{loc}.parameters", names, depth + 1)}
@@ -190,6 +192,12 @@ class _Reader:
         inner = names | _names_in(settings.steps)
         children = self._steps(settings.steps, f"{loc}.steps", inner, depth=depth)
         return {"children": self._checked_order(children, f"{loc}.steps")}
+
+    def _question(self, settings: QuestionParameters, loc: str, *_: Any) -> JSON:
+        for place, schema in settings.schemas.items():
+            for path, message in [] if has_template(schema) else flaws(schema):
+                self._fail(join(f"{loc}.{place}", path), message)
+        return {}
 
     def _checked_order(self, steps: list[StepSpec], loc: str) -> tuple[StepSpec, ...]:
         known = {step.id for step in steps}

@@ -165,6 +165,12 @@ class QuestionParameters(Document):
     required_approvers: list[str] | str = []
     approval_rules: list[str] | str = []
 
+    @property
+    def schemas(self) -> dict[str, Any]:
+        """The schemas for the answer by their places; the first wins."""
+        places = {"schema": self.schema_, "data.schema": self.data.get("schema")}
+        return {place: schema for place, schema in places.items() if schema not in ({}, None)}
+
 
 class ExitParameters(Document):
     """How the run ends here: failed when `error` is true."""

@@ -70,6 +70,10 @@ def test_only_the_portia_client_speaks_http(library):
     assert {Path(name).parent.as_posix() for name in speakers} == {"executions/portia"}
 
 
+def test_what_both_sides_of_the_wire_share_imports_neither():
+    assert not [name for name in imported(ROOT / "safe_json_schema.py") if name.split(".")[0] in APPS]
+
+
 def test_only_transition_writes_the_status_of_a_run():
     writers = {
         str(path.relative_to(ROOT))

@@ -10,97 +10,190 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('executions', '0001_executions'),
+        ("executions", "0001_executions"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Clarification',
+            name="Clarification",
             fields=[
-                ('id', models.UUIDField(default=executions.models.ids.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('portia_clarification_id', models.CharField(max_length=128)),
-                ('category', models.CharField(help_text="One of Portia's six categories, or a newer word of its own.", max_length=32)),
-                ('status', models.CharField(choices=[('pending', 'Waiting for a decision'), ('approved', 'Approved'), ('rejected', 'Rejected'), ('timeout', 'Nobody answered in time'), ('cancelled', 'No longer needed')], default='pending', max_length=16)),
-                ('title', models.CharField(blank=True, max_length=300)),
-                ('guidance', models.TextField(blank=True)),
-                ('step_id', models.CharField(blank=True, max_length=256)),
-                ('argument_name', models.CharField(blank=True, max_length=128)),
-                ('options', models.JSONField(blank=True, default=list)),
-                ('action_url', models.TextField(blank=True)),
-                ('proposed', models.JSONField(blank=True, help_text='The value to confirm.', null=True)),
-                ('data', models.JSONField(blank=True, default=dict, help_text='What only this category has.')),
-                ('action', models.JSONField(blank=True, help_text='tool, action, arguments, step_id, plan_hash', null=True)),
-                ('action_digest', models.CharField(blank=True, max_length=64)),
-                ('required_approvers', models.JSONField(blank=True, default=list)),
-                ('approval_rules', models.JSONField(blank=True, default=list)),
-                ('requested_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('deadline', models.DateTimeField(blank=True, null=True)),
-                ('decided_at', models.DateTimeField(blank=True, null=True)),
-                ('decided_by', models.CharField(blank=True, max_length=150)),
-                ('decision_reason', models.TextField(blank=True)),
-                ('response', models.JSONField(blank=True, null=True)),
-                ('delivered_at', models.DateTimeField(blank=True, null=True)),
-                ('delivery_error', models.TextField(blank=True)),
-                ('run', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='clarifications', to='executions.run')),
-                ('tenant', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='clarifications', to='executions.tenant')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=executions.models.ids.uuid7, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("portia_clarification_id", models.CharField(max_length=128)),
+                (
+                    "category",
+                    models.CharField(
+                        help_text="One of Portia's six categories, or a newer word of its own.", max_length=32
+                    ),
+                ),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("pending", "Waiting for a decision"),
+                            ("approved", "Approved"),
+                            ("rejected", "Rejected"),
+                            ("timeout", "Nobody answered in time"),
+                            ("cancelled", "No longer needed"),
+                        ],
+                        default="pending",
+                        max_length=16,
+                    ),
+                ),
+                ("title", models.CharField(blank=True, max_length=300)),
+                ("guidance", models.TextField(blank=True)),
+                ("step_id", models.CharField(blank=True, max_length=256)),
+                ("argument_name", models.CharField(blank=True, max_length=128)),
+                ("options", models.JSONField(blank=True, default=list)),
+                ("action_url", models.TextField(blank=True)),
+                ("proposed", models.JSONField(blank=True, help_text="The value to confirm.", null=True)),
+                ("data", models.JSONField(blank=True, default=dict, help_text="What only this category has.")),
+                (
+                    "action",
+                    models.JSONField(blank=True, help_text="tool, action, arguments, step_id, plan_hash", null=True),
+                ),
+                ("action_digest", models.CharField(blank=True, max_length=64)),
+                ("required_approvers", models.JSONField(blank=True, default=list)),
+                ("approval_rules", models.JSONField(blank=True, default=list)),
+                ("requested_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("deadline", models.DateTimeField(blank=True, null=True)),
+                ("decided_at", models.DateTimeField(blank=True, null=True)),
+                ("decided_by", models.CharField(blank=True, max_length=150)),
+                ("decision_reason", models.TextField(blank=True)),
+                ("response", models.JSONField(blank=True, null=True)),
+                ("delivered_at", models.DateTimeField(blank=True, null=True)),
+                ("delivery_error", models.TextField(blank=True)),
+                (
+                    "run",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="clarifications", to="executions.run"
+                    ),
+                ),
+                (
+                    "tenant",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="clarifications",
+                        to="executions.tenant",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-requested_at'],
-                'permissions': [('decide_clarification', 'Can decide clarifications')],
+                "ordering": ["-requested_at"],
+                "permissions": [("decide_clarification", "Can decide clarifications")],
             },
         ),
         migrations.CreateModel(
-            name='Vote',
+            name="Vote",
             fields=[
-                ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('decision', models.CharField(choices=[('approve', 'Approve'), ('reject', 'Reject'), ('answer', 'Answer')], max_length=8)),
-                ('value', models.JSONField(blank=True, null=True)),
-                ('reason', models.TextField(blank=True)),
-                ('action_digest', models.CharField(blank=True, help_text='The seal the person saw.', max_length=64)),
-                ('source', models.CharField(help_text='admin, api or command', max_length=16)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('clarification', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='votes', to='approvals_bridge.clarification')),
-                ('voter', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='votes', to=settings.AUTH_USER_MODEL)),
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                (
+                    "decision",
+                    models.CharField(
+                        choices=[("approve", "Approve"), ("reject", "Reject"), ("answer", "Answer")], max_length=8
+                    ),
+                ),
+                ("value", models.JSONField(blank=True, null=True)),
+                ("reason", models.TextField(blank=True)),
+                ("action_digest", models.CharField(blank=True, help_text="The seal the person saw.", max_length=64)),
+                ("source", models.CharField(help_text="admin, api or command", max_length=16)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "clarification",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="votes",
+                        to="approvals_bridge.clarification",
+                    ),
+                ),
+                (
+                    "voter",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="votes", to=settings.AUTH_USER_MODEL
+                    ),
+                ),
             ],
             options={
-                'ordering': ['created_at'],
+                "ordering": ["created_at"],
             },
         ),
         migrations.AddIndex(
-            model_name='clarification',
-            index=models.Index(fields=['tenant', 'status', '-requested_at'], name='clarification_by_tenant'),
+            model_name="clarification",
+            index=models.Index(fields=["tenant", "status", "-requested_at"], name="clarification_by_tenant"),
         ),
         migrations.AddIndex(
-            model_name='clarification',
-            index=models.Index(condition=models.Q(('status', 'pending')), fields=['deadline'], name='clarification_deadline'),
+            model_name="clarification",
+            index=models.Index(
+                condition=models.Q(("status", "pending")), fields=["deadline"], name="clarification_deadline"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='clarification',
-            constraint=models.UniqueConstraint(fields=('run', 'portia_clarification_id', 'action_digest'), name='clarification_once_per_run_and_action'),
+            model_name="clarification",
+            constraint=models.UniqueConstraint(
+                fields=("run", "portia_clarification_id", "action_digest"), name="clarification_once_per_run_and_action"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='clarification',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('status__in', ['approved', 'rejected']), _negated=True), models.Q(('decided_at__isnull', False), models.Q(('decided_by', ''), _negated=True)), _connector='OR'), name='clarification_decided_by_somebody'),
+            model_name="clarification",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("status__in", ["approved", "rejected"]), _negated=True),
+                    models.Q(("decided_at__isnull", False), models.Q(("decided_by", ""), _negated=True)),
+                    _connector="OR",
+                ),
+                name="clarification_decided_by_somebody",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='clarification',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('status', 'pending'), _negated=True), models.Q(('decided_at__isnull', True), ('decided_by', ''), ('delivered_at__isnull', True)), _connector='OR'), name='clarification_undecided_has_no_decider'),
+            model_name="clarification",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("status", "pending"), _negated=True),
+                    models.Q(("decided_at__isnull", True), ("decided_by", ""), ("delivered_at__isnull", True)),
+                    _connector="OR",
+                ),
+                name="clarification_undecided_has_no_decider",
+            ),
         ),
         pgtrigger.migrations.AddTrigger(
-            model_name='clarification',
-            trigger=pgtrigger.compiler.Trigger(name='clarification_is_decided_once', sql=pgtrigger.compiler.UpsertTriggerSql(declare='DECLARE _is_valid_transition BOOLEAN;', func='SELECT CONCAT(OLD."status", \':\', NEW."status") = ANY(\'{pending:approved,pending:rejected,pending:timeout,pending:cancelled}\'::text[]) INTO _is_valid_transition; IF (_is_valid_transition IS FALSE AND OLD."status" IS DISTINCT FROM NEW."status") THEN RAISE EXCEPTION \'pgtrigger: Invalid transition of field "status" from "%" to "%" on table %\', OLD."status", NEW."status", TG_TABLE_NAME; ELSE RETURN NEW; END IF;', hash='e8b116a81a77856cea482744ca20edaee628bb00', operation='UPDATE', pgid='pgtrigger_clarification_is_decided_once_a10f1', table='approvals_bridge_clarification', when='BEFORE')),
+            model_name="clarification",
+            trigger=pgtrigger.compiler.Trigger(
+                name="clarification_is_decided_once",
+                sql=pgtrigger.compiler.UpsertTriggerSql(
+                    declare="DECLARE _is_valid_transition BOOLEAN;",
+                    func='SELECT CONCAT(OLD."status", \':\', NEW."status") = ANY(\'{pending:approved,pending:rejected,pending:timeout,pending:cancelled}\'::text[]) INTO _is_valid_transition; IF (_is_valid_transition IS FALSE AND OLD."status" IS DISTINCT FROM NEW."status") THEN RAISE EXCEPTION \'pgtrigger: Invalid transition of field "status" from "%" to "%" on table %\', OLD."status", NEW."status", TG_TABLE_NAME; ELSE RETURN NEW; END IF;',
+                    hash="e8b116a81a77856cea482744ca20edaee628bb00",
+                    operation="UPDATE",
+                    pgid="pgtrigger_clarification_is_decided_once_a10f1",
+                    table="approvals_bridge_clarification",
+                    when="BEFORE",
+                ),
+            ),
         ),
         migrations.AddConstraint(
-            model_name='vote',
-            constraint=models.UniqueConstraint(fields=('clarification', 'voter'), name='vote_once_per_person'),
+            model_name="vote",
+            constraint=models.UniqueConstraint(fields=("clarification", "voter"), name="vote_once_per_person"),
         ),
         pgtrigger.migrations.AddTrigger(
-            model_name='vote',
-            trigger=pgtrigger.compiler.Trigger(name='vote_is_immutable', sql=pgtrigger.compiler.UpsertTriggerSql(func="RAISE EXCEPTION 'pgtrigger: Cannot update rows from % table', TG_TABLE_NAME;", hash='3674fa30e313a61a8481441b85aba55e00d8aa4c', operation='UPDATE', pgid='pgtrigger_vote_is_immutable_4932b', table='approvals_bridge_vote', when='BEFORE')),
+            model_name="vote",
+            trigger=pgtrigger.compiler.Trigger(
+                name="vote_is_immutable",
+                sql=pgtrigger.compiler.UpsertTriggerSql(
+                    func="RAISE EXCEPTION 'pgtrigger: Cannot update rows from % table', TG_TABLE_NAME;",
+                    hash="3674fa30e313a61a8481441b85aba55e00d8aa4c",
+                    operation="UPDATE",
+                    pgid="pgtrigger_vote_is_immutable_4932b",
+                    table="approvals_bridge_vote",
+                    when="BEFORE",
+                ),
+            ),
         ),
     ]

@@ -4,34 +4,38 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('approvals_bridge', '0001_clarifications'),
-        ('executions', '0002_people_behind_keys'),
+        ("approvals_bridge", "0001_clarifications"),
+        ("executions", "0002_people_behind_keys"),
     ]
 
     operations = [
         migrations.RemoveConstraint(
-            model_name='clarification',
-            name='clarification_once_per_run_and_action',
+            model_name="clarification",
+            name="clarification_once_per_run_and_action",
         ),
         migrations.AddField(
-            model_name='clarification',
-            name='portia_status',
-            field=models.CharField(blank=True, help_text='The status as Portia last said it.', max_length=32),
+            model_name="clarification",
+            name="portia_status",
+            field=models.CharField(blank=True, help_text="The status as Portia last said it.", max_length=32),
         ),
         migrations.AddField(
-            model_name='clarification',
-            name='round',
-            field=models.PositiveSmallIntegerField(default=1, help_text='Grows when Portia refused an answer and asks again.'),
+            model_name="clarification",
+            name="round",
+            field=models.PositiveSmallIntegerField(
+                default=1, help_text="Grows when Portia refused an answer and asks again."
+            ),
         ),
         migrations.AlterField(
-            model_name='clarification',
-            name='step_id',
+            model_name="clarification",
+            name="step_id",
             field=models.CharField(blank=True, max_length=1024),
         ),
         migrations.AddConstraint(
-            model_name='clarification',
-            constraint=models.UniqueConstraint(fields=('run', 'portia_clarification_id', 'action_digest', 'round'), name='clarification_once_per_run_action_and_round'),
+            model_name="clarification",
+            constraint=models.UniqueConstraint(
+                fields=("run", "portia_clarification_id", "action_digest", "round"),
+                name="clarification_once_per_run_action_and_round",
+            ),
         ),
     ]

@@ -6,14 +6,23 @@ from django.db import migrations
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('executions', '0002_people_behind_keys'),
+        ("executions", "0002_people_behind_keys"),
     ]
 
     operations = [
         pgtrigger.migrations.AddTrigger(
-            model_name='run',
-            trigger=pgtrigger.compiler.Trigger(name='run_tells_who_waits', sql=pgtrigger.compiler.UpsertTriggerSql(func="PERFORM pg_notify('run_changed', NEW.id::text); RETURN NULL;", hash='81aa44a4513a560f476c7641f36fc3f3a6d9f825', operation='UPDATE OF "version"', pgid='pgtrigger_run_tells_who_waits_3d65d', table='executions_run', when='AFTER')),
+            model_name="run",
+            trigger=pgtrigger.compiler.Trigger(
+                name="run_tells_who_waits",
+                sql=pgtrigger.compiler.UpsertTriggerSql(
+                    func="PERFORM pg_notify('run_changed', NEW.id::text); RETURN NULL;",
+                    hash="81aa44a4513a560f476c7641f36fc3f3a6d9f825",
+                    operation='UPDATE OF "version"',
+                    pgid="pgtrigger_run_tells_who_waits_3d65d",
+                    table="executions_run",
+                    when="AFTER",
+                ),
+            ),
         ),
     ]

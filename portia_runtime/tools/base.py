@@ -9,7 +9,7 @@ ToolError            the step fails, with this sentence
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -18,6 +18,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from portia_runtime.documents import JSON
+from safe_json_schema import flaws
 
 
 class ToolError(Exception):
@@ -69,7 +70,8 @@ class Tool:
 
     `idempotent`: may be called again when nobody knows whether the first call took effect. `timeout`: seconds per call
     unless the step says otherwise. `is_quick`: always done within milliseconds, so it is called without a thread of its own.
-    `raw_arguments` are handed over as they are, their templates left alone.
+    `raw_arguments` are handed over as they are, their templates left alone. `schema_arguments` are JSON Schemas, and checked
+    to be sound.
     """
 
     id: str
@@ -81,6 +83,7 @@ class Tool:
     timeout: float | None = None
     is_quick: bool = False
     raw_arguments: frozenset[str] = field(default_factory=frozenset)
+    schema_arguments: frozenset[str] = field(default_factory=frozenset)
 
     def __post_init__(self) -> None:
         Draft202012Validator.check_schema(self.args_schema)
@@ -111,5 +114,11 @@ class Tool:
         for error in self._validator.iter_errors({**dict.fromkeys(given), **arguments}):
             concerned = {str(error.absolute_path[0])} if error.absolute_path else set()
             if not concerned & set(unknown):
-                place = "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in error.absolute_path)
-                yield place, error.message[:300]
+                yield _place(error.absolute_path), error.message[:300]
+        for name in self.schema_arguments & arguments.keys() - set(unknown):
+            for path, message in flaws(arguments[name]):
+                yield _place([name, *path]), message
+
+
+def _place(path: Iterable[str | int]) -> str:
+    return "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in path)

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
-from jsonschema import Draft202012Validator, SchemaError
-from referencing import Registry
-from referencing.exceptions import Unresolvable
-
 from portia_runtime.documents import JSON
 from portia_runtime.tools.base import HardError, Tool, ToolCall
+from safe_json_schema import UnusableSchema, misfits, time_limit
 
-MAX_ERRORS = 100
+SECONDS = 5.0  # of CPU
 
 
 def _validate(call: ToolCall) -> JSON:
     """Invalid data is a result, not a failure; only a bad schema fails. References never leave the schema."""
-    schema = call.arguments["schema"]
     try:
-        Draft202012Validator.check_schema(schema)
-        found = Draft202012Validator(schema, registry=Registry()).iter_errors(call.arguments["data"])
-        errors = [{"loc": error.json_path, "msg": error.message[:500]} for error in islice(found, MAX_ERRORS)]
-    except SchemaError as error:
-        raise HardError(f"schema is not a JSON Schema: {error.message[:500]}") from None
-    except (Unresolvable, RecursionError) as error:
-        raise HardError(f"schema cannot be applied: {error}"[:500]) from None
+        with time_limit(SECONDS):
+            found = misfits(call.arguments["schema"], call.arguments["data"])
+    except UnusableSchema as error:
+        raise HardError(f"schema cannot be applied: {error}") from None
+    errors = [{"loc": error.json_path, "msg": error.message[:500]} for error in found]
     return {"success": not errors, "errors": errors}
 
 
@@ -38,6 +30,7 @@ data_validator = Tool(
         "required": ["data", "schema"],
     },
     run=_validate,
+    schema_arguments=frozenset({"schema"}),
     idempotent=True,
     timeout=10,
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from executions.expressions import parse_path
+from executions.expressions import Conditions, condition_names, parse_path
 from executions.plan_document import PlanInvalid, parse
 from tests.factories.documents import action, flow, plan, step
 
@@ -530,6 +531,76 @@ def test_other_texts_are_no_paths(text: str) -> None:
 
 
 # -- the reference
+
+
+@pytest.mark.parametrize(
+    ("condition", "names", "steps"),
+    [
+        ("a.ok == true && variables.limit > 3", {"a", "variables", "true"}, set()),
+        ('steps["a"].ok && steps.b.ok', set(), {"a", "b"}),
+        ('steps["a-b"].ok && a_b.ok', {"a_b"}, {"a-b"}),
+        ("a.items.all(b, b > a.least)", {"a"}, set()),
+        ("a.b.a == \"a b\" && b[0] == 'a'", {"a", "b"}, set()),
+        ("size(a) > 1", {"a"}, set()),
+    ],
+)
+def test_a_condition_speaks_of_the_same_names_whatever_they_are(
+    condition: str, names: set[str], steps: set[str]
+) -> None:
+    problem, found, found_steps = Conditions(["a", "b", "a_b", "size"]).examine(condition)
+    assert (problem, set(found), set(found_steps)) == (None, names, steps)
+    assert condition_names(condition) == (names, steps)
+
+
+# -- schemas
+
+BAD_SCHEMA = {"type": "strin", "properties": {"a/b": {"$ref": "http://127.0.0.1/x"}}}
+BAD_PLACES = ["/type", "/properties/a~1b/$ref"]
+
+
+def question(**parameters: Any) -> JSON:
+    return step("ask", "user_input", message="Which?", **parameters)
+
+
+@pytest.mark.parametrize(
+    ("asking", "place"),
+    [
+        (question(schema=BAD_SCHEMA), "/parameters/schema"),
+        (question(category="Custom", data={"schema": BAD_SCHEMA}), "/parameters/data/schema"),
+        (action("check", "data_validator", parameters={"data": 1, "schema": BAD_SCHEMA}), "/parameters/schema"),
+        (
+            step("each", "loop", times=2, tool="data_validator", arguments={"data": 1, "schema": BAD_SCHEMA}),
+            "/parameters/arguments/schema",
+        ),
+    ],
+)
+def test_every_flaw_of_a_schema_is_found_where_it_is(asking: JSON, place: str) -> None:
+    found = errors_of(plan(asking))
+    assert sorted(found) == sorted((f"{STEPS}/0{place}{flaw}", "invalid_schema") for flaw in BAD_PLACES)
+
+
+@pytest.mark.parametrize("pattern", ["(", "(?=x)x", r"(a)\1"])
+def test_a_pattern_that_could_backtrack_is_refused(pattern: str) -> None:
+    assert errors_of(plan(question(schema={"pattern": pattern}))) == [
+        (f"{STEPS}/0/parameters/schema/pattern", "invalid_schema")
+    ]
+
+
+def test_a_schema_with_templates_is_looked_at_when_it_is_used() -> None:
+    assert parse(plan(question(schema={"enum": "{{variables.names}}"}), variables={"names": []}))
+    assert parse(plan(action("check", "data_validator", parameters={"schema": "{{variables.s}}"}), variables={"s": 1}))
+    assert errors_of(plan(question(schema="text"))) == [(f"{STEPS}/0/parameters/schema", "wrong_type")]
+
+
+def test_the_schemas_of_other_tools_are_their_own_business() -> None:
+    assert parse(plan(action("check", parameters={"schema": {"type": 5}})))
+
+
+def test_many_costly_patterns_are_given_up() -> None:
+    costly = [question(schema={"pattern": f"{'x' * n}" + r"\pL" * 300}) | {"step_id": f"ask_{n}"} for n in range(40)]
+    began = time.thread_time()
+    assert "too long" in messages_of(plan(*costly))
+    assert time.thread_time() - began < 6
 
 
 def test_the_reference_explains_every_error_code() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from portia_runtime.models import Clarification
 from tests.portia_runtime.conftest import Client, step
 
 PAY = {"id": "pay", "tool": "write_record", "parameters": {"key": "paid", "increment": 1}}
@@ -132,6 +133,33 @@ def test_an_answer_of_the_wrong_kind_is_refused_and_changes_nothing(client: Clie
 def test_a_refused_choice_says_what_the_options_are(client: Client):
     _, asked = asking(client, options=["main", "reserve"])
     assert client.answer(asked, response="other").json()["options"] == ["main", "reserve"]
+
+
+@pytest.mark.parametrize("key", ["schema", "data"])
+def test_a_question_with_a_bad_schema_is_refused_with_its_place(client: Client, key):
+    schema = {"properties": {"a": {"$ref": "file:///etc/hostname"}}}
+    ask = {"id": "ask", "type": "user_input", "parameters": {key: {"schema": schema} if key == "data" else schema}}
+    answer = client.call("POST", "/plans", json={"plan_id": "p", "name": "p", "steps": [ask]})
+    place = "schema" if key == "schema" else "data.schema"
+    (found,) = answer.json()["errors"]
+    assert (answer.status_code, found["loc"]) == (422, f"steps[0].parameters.{place}.properties.a.$ref")
+
+
+def test_a_question_whose_schema_turns_out_bad_is_not_asked(client: Client):
+    ask = {"id": "ask", "type": "user_input", "parameters": {"schema": {"pattern": "{{p}}"}}}
+    run = client.run(ask, variables={"p": "(a"})
+    assert (run["status"], run["error_details"]["code"]) == ("failed", "invalid_arguments")
+    asked = client.question(client.run(ask, variables={"p": "^(a+)+$"}))
+    assert client.answer(asked, response="a" * 5_000 + "!").json()["code"] == "invalid_response"
+    assert client.answer(asked, response="aa").status_code == 200
+
+
+def test_a_question_stored_with_a_bad_schema_refuses_every_response(client: Client):
+    _, asked = asking(client, message="how many?")
+    Clarification.objects.filter(pk=asked["id"]).update(details={"data": {"schema": {"$ref": "#"}}})
+    refused = client.answer(asked, response=1)
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_response")
+    assert client.answer(asked, approved=False).status_code == 200
 
 
 def test_a_response_alone_counts_as_approval(client: Client):

@@ -99,8 +99,25 @@ def test_data_validator_gives_the_errors_as_its_result(client: Client):
 
 
 def test_data_validator_fails_for_a_bad_schema_and_never_fetches_one(client: Client):
-    assert error(client, "data_validator", data=1, schema={"type": "nonsense"})[0] == "tool_hard_error"
-    assert error(client, "data_validator", data=1, schema={"$ref": "http://127.0.0.1:1/s"})[0] == "tool_hard_error"
+    for schema in ({"type": "nonsense"}, {"$ref": "http://127.0.0.1:1/s"}, {"$ref": "#"}, {"pattern": "(?=a)"}):
+        step = {"id": "t", "tool": "data_validator", "parameters": {"data": 1, "schema": "{{s}}"}}
+        run = client.run(step, variables={"s": schema})
+        assert (run["status"], run["error_details"]["code"]) == ("failed", "invalid_arguments")
+
+
+def test_a_bad_schema_in_a_plan_is_refused_with_its_place(client: Client):
+    step = {"id": "t", "type": "action", "tool": "data_validator"}
+    step["parameters"] = {"data": 1, "schema": {"properties": {"a": {"type": "nonsense"}}}}
+    answer = client.call("POST", "/plans", json={"plan_id": "p", "name": "p", "steps": [step]})
+    (found,) = answer.json()["errors"]
+    assert (answer.status_code, found["loc"]) == (422, "steps[0].parameters.schema.properties.a.type")
+
+
+def test_data_validator_gives_up_on_a_schema_that_never_ends(client: Client):
+    doubled = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(40)}
+    schema = {"$defs": doubled | {"a40": True}, "$ref": "#/$defs/a0"}
+    code, message = error(client, "data_validator", data=1, schema=schema)
+    assert (code, "too long" in message) == ("tool_hard_error", True)
 
 
 def test_template_render_fills_in_values(client: Client):

@@ -6,7 +6,7 @@ Such a schema never makes a request, never stalls the process and never fails in
 - patterns are RE2 (`matches` of CEL), which takes time linear in the text and has neither look-around nor back-references;
 - checking and applying it ends after some CPU seconds of the calling thread.
 
-The orchestrator and the runtime share no code: `executions` and `portia_runtime` each have this file, word for word.
+Used on both sides of the wire and belonging to neither: it imports nothing of ours (docs/adr/0006-schemas-of-strangers.md).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from referencing import Registry
 
 MAX_SCHEMA = 50_000  # characters as JSON
 MAX_PATTERN = 1_000  # characters
+MAX_TEXT = 100_000  # characters that a pattern is looked for in: the one thing that no limit interrupts
 SECONDS = 0.5  # of CPU, unless a time_limit is set
 
 JSONPath = tuple[str | int, ...]
@@ -250,12 +251,14 @@ def _pattern_problem(pattern: str) -> str | None:
 
 def _found(text: str, pattern: str) -> bool:
     _check_time()
+    if len(text) > MAX_TEXT:
+        raise UnusableSchema(f"A pattern is not looked for in a text of more than {MAX_TEXT} characters.")
     return _matches(text, pattern)
 
 
 def _pattern(validator: Any, wanted: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
     if validator.is_type(instance, "string") and not _found(instance, wanted):
-        yield ValidationError(f"{instance!r} does not match {wanted!r}")
+        yield ValidationError(f"the text does not match the pattern {wanted!r}")
 
 
 def _pattern_properties(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
