@@ -14,7 +14,7 @@ demo: $(READY) .env ## Start everything, run a plan through an approval to its r
 	@$(PY) manage.py demo
 
 up: $(READY) .env ## Start everything and stay; prints addresses and credentials
-	@$(PY) manage.py up
+	@$(PY) manage.py up $(ARGS)
 
 test: $(READY) .env ## Run the tests, on the same PostgreSQL the service uses
 	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)

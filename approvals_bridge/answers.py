@@ -18,6 +18,7 @@ from executions.plan_parts import escaped
 from safe_json_schema import UnusableSchema, misfits
 
 ACTION_DONE = "complete"
+NEED_A_VALUE = (Category.INPUT, Category.MULTIPLE_CHOICE, Category.CUSTOM)
 LONGEST_TEXT = 20_000  # characters of one answer as JSON
 LONGEST_MESSAGE = 500
 
@@ -39,14 +40,23 @@ def check_decision(clarification: Clarification, decision: str) -> None:
     """Refuse an answer where a yes or no is asked for, and a bare yes where a value is."""
     if decision == Decision.ANSWER and is_yes_or_no(clarification):
         raise InvalidRequest("This is a yes or no: approve or reject it.")
-    needs_value = clarification.category in (Category.INPUT, Category.MULTIPLE_CHOICE, Category.CUSTOM)
-    if decision == Decision.APPROVE and needs_value:
+    if decision == Decision.APPROVE and clarification.category in NEED_A_VALUE:
         raise InvalidRequest("This asks for a value: answer it.")
+
+
+def verbs(clarification: Clarification) -> tuple[str, ...]:
+    """Name the ways to decide this: the last parts of its API addresses."""
+    if is_yes_or_no(clarification):
+        return ("approve", "reject")
+    return ("answer", "reject") if clarification.category in NEED_A_VALUE else ("approve", "answer", "reject")
 
 
 def safe_url(url: str) -> str:
     """Return an address a person may be sent to, or nothing: http and https only."""
-    return url if urlsplit(url).scheme in ("http", "https") else ""
+    try:
+        return url if urlsplit(url).scheme in ("http", "https") else ""
+    except ValueError:
+        return ""
 
 
 def _check_choice(clarification: Clarification, value: Any) -> Any:

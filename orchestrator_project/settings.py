@@ -358,6 +358,7 @@ LOGGING = {
     "root": {"handlers": ["stderr"], "level": ENV.log_level},
     "loggers": {
         "django.request": {"level": "ERROR"},
+        "django.security.DisallowedHost": {"level": "CRITICAL"},  # the answer says it; no traceback for every scanner
         "urllib3": {"level": "WARNING"},
         "django-q": {"level": "WARNING"},
     },

@@ -22,5 +22,6 @@ urlpatterns = [
     path("v1/redoc", SpectacularRedocView.as_view(url_name="schema", **OPEN), name="redoc"),
 ]
 
+handler400 = "executions.api.problems.bad_request"
 handler404 = "executions.api.problems.page_not_found"
 handler500 = "executions.api.problems.server_error"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from approvals_bridge import answers
 from approvals_bridge.models import Clarification, ClarificationStatus, Vote
 from executions.api.serializers import JSONObjectField, StrictSerializer
 
@@ -52,7 +53,7 @@ class ClarificationSerializer(serializers.ModelSerializer[Clarification]):
     def get_links(self, clarification: Clarification) -> dict[str, str]:
         """Where to go from here."""
         base = f"/v1/approvals/{clarification.pk}"
-        verbs = ("approve", "reject", "answer") if clarification.status == ClarificationStatus.PENDING else ()
+        verbs = answers.verbs(clarification) if clarification.status == ClarificationStatus.PENDING else ()
         return {"self": base, "run": f"/v1/executions/{clarification.run_id}", **{v: f"{base}/{v}" for v in verbs}}
 
 

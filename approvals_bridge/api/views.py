@@ -15,7 +15,7 @@ from approvals_bridge import actions
 from approvals_bridge.api.serializers import AnswerSerializer, ClarificationSerializer, DecisionSerializer
 from approvals_bridge.models import Clarification, ClarificationStatus, Decision
 from executions.api.authentication import Principal
-from executions.api.views import IDEMPOTENCY_KEY, NewestFirst, TenantView, answer_once
+from executions.api.views import IDEMPOTENCY_KEY, NewestFirst, TenantView, answer_once, check_filters
 from executions.errors import Forbidden, InvalidRequest, NotFound
 from executions.models import Scope
 
@@ -41,6 +41,7 @@ class ClarificationListView(TenantView, generics.ListAPIView[Clarification]):
     def get_queryset(self) -> Any:
         """Return the tenant's clarifications: those that wait, unless another status or a run is asked for."""
         query = self.request.query_params
+        check_filters(self.request, ("status", "run_id"))
         found = of_tenant(self.principal)
         if run_id := query.get("run_id"):
             found = found.filter(run_id=_uuid(run_id))

@@ -18,7 +18,7 @@ from django.utils import timezone
 from executions import events
 from executions.actions import plans
 from executions.admission import Admission, admit
-from executions.errors import CommandRefused, InvalidRequest
+from executions.errors import CommandRefused, InvalidPlan, InvalidRequest
 from executions.models import Command, Kind, Plan, Run, RunReason, RunStatus, RunStep, Tenant, Work
 from executions.plan_document import ExecutablePlan
 from executions.portia.translate import execution_order, translate
@@ -43,6 +43,7 @@ class Submission:
     triggered_by: str = ""
     correlation_id: str = ""
     traceparent: str = ""
+    known_tools: frozenset[str] | None = None  # what the runtime has, where it says so; asked before any transaction
 
 
 def start(*, tenant: Tenant, principal: str, submission: Submission, user: Any = None) -> Run:
@@ -158,6 +159,7 @@ def _admit(*, tenant: Tenant, document: ExecutablePlan, submission: Submission) 
                 for i, name in enumerate(submission.hooks)
             ],
         )
+    _check_tools(document, submission.known_tools)
     return admit(
         plan=document,
         tenant=tenant,
@@ -165,6 +167,23 @@ def _admit(*, tenant: Tenant, document: ExecutablePlan, submission: Submission) 
         now=timezone.now(),
         validate_capabilities=submission.validate_capabilities,
     )
+
+
+def _check_tools(document: ExecutablePlan, known: frozenset[str] | None) -> None:
+    unknown = document.tools() - known if known is not None else set()
+    if unknown:
+        raise InvalidPlan(
+            f"The Portia Runtime has no tool named {', '.join(sorted(unknown))}.",
+            errors=[
+                {
+                    "pointer": f"/executable_plan{pointer}",
+                    "code": "unknown_tool",
+                    "detail": f"There is no tool {step.called_tool!r}; there are {', '.join(sorted(known or ()))}.",
+                }
+                for pointer, step in document.every_step()
+                if step.called_tool in unknown
+            ],
+        )
 
 
 def _create(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib.auth import get_user_model
@@ -21,7 +21,7 @@ DEMO_TENANT = "demo"
 
 @dataclass(frozen=True, kw_only=True)
 class DemoAccess:
-    """What a person needs to try the service: fresh API keys of an agent and of bob, staff users with their passwords."""
+    """What a person needs to try the service: the API keys of an agent and of bob, staff users with their passwords."""
 
     tenant: Tenant
     api_key: str
@@ -67,7 +67,7 @@ def revoke_api_key(key: ApiKey) -> None:
 
 @transaction.atomic
 def ensure_demo(*, password: str) -> DemoAccess:
-    """Make the demonstration's tenant and people, and fresh API keys in place of the ones before.
+    """Make the demonstration's tenant and people, and a week's API keys; keys of another one that runs beside stay valid.
 
     alice asks for things and bob decides them: nobody approves what he asked for himself.
     """
@@ -75,9 +75,12 @@ def ensure_demo(*, password: str) -> DemoAccess:
     users = {name: _ensure_staff(name, tenant=tenant, password=password) for name in ("alice", "bob")}
     admin = _ensure_staff("admin", tenant=tenant, password=password)
     type(admin).objects.filter(pk=admin.pk).update(is_superuser=True)
-    ApiKey.objects.filter(tenant=tenant, principal__in=["demo-agent", "bob"]).delete()
-    _, agent = create_api_key(tenant=tenant, principal="demo-agent", scopes=[Scope.EXECUTE, Scope.READ, Scope.CONTROL])
-    _, bob = create_api_key(tenant=tenant, principal="bob", scopes=[Scope.READ, Scope.DECIDE], user=users["bob"])
+    now = timezone.now()
+    ApiKey.objects.filter(tenant=tenant, principal__in=["demo-agent", "bob"], expires_at__lte=now).delete()
+    week = now + timedelta(days=7)
+    agent_scopes, bob_scopes = [Scope.EXECUTE, Scope.READ, Scope.CONTROL], [Scope.READ, Scope.DECIDE]
+    _, agent = create_api_key(tenant=tenant, principal="demo-agent", scopes=agent_scopes, expires_at=week)
+    _, bob = create_api_key(tenant=tenant, principal="bob", scopes=bob_scopes, user=users["bob"], expires_at=week)
     return DemoAccess(tenant=tenant, api_key=agent, approver_key=bob, users=dict.fromkeys([*users, "admin"], password))
 
 

@@ -10,6 +10,7 @@ import logging
 from http import HTTPStatus
 from typing import Any
 
+from django.core.exceptions import DisallowedHost
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
 from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponseBase, JsonResponse
@@ -23,6 +24,12 @@ from executions.errors import OrchestratorError
 from orchestrator_project.telemetry import correlation_id
 
 logger = logging.getLogger(__name__)
+
+SENTENCES = {
+    exceptions.NotAuthenticated: "Send an API key: Authorization: Bearer <key>.",
+    exceptions.UnsupportedMediaType: "Send the body as JSON, with Content-Type: application/json.",
+    exceptions.NotAcceptable: "The answer is JSON: send Accept: application/json, or no Accept at all.",
+}
 
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:anumate:problem:"
@@ -66,8 +73,9 @@ def _describe(error: Exception) -> tuple[int, str, str, dict[str, Any]]:
     if isinstance(error, exceptions.ValidationError):
         return 422, "validation-error", "The request has errors.", {"errors": field_errors(error.detail)}
     if isinstance(error, exceptions.APIException):
+        sentence = SENTENCES.get(type(error), str(error.detail))
         code = str(getattr(error, "default_code", "error")).replace("_", "-")
-        return error.status_code, code, str(error.detail), {}
+        return error.status_code, code, sentence, {}
     if isinstance(error, OperationalError):
         logger.error("the database does not answer: %s", type(error).__name__)
         return 503, "unavailable", "The database does not answer; try again in a moment.", {}
@@ -115,6 +123,15 @@ def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponseBa
         return django_page(request, exception)
     body = problem(status=404, code="not-found", detail="There is nothing at this address; see /v1/docs.")
     return JsonResponse(body, status=404, content_type=CONTENT_TYPE)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    """Answer a request that Django itself refuses, such as one for a host name that is not ours."""
+    detail = "The request is not acceptable."
+    if isinstance(exception, DisallowedHost):
+        detail = "This host name is not served here; ALLOWED_HOSTS names those that are."
+    body = problem(status=400, code="bad-request", detail=detail)
+    return JsonResponse(body, status=400, content_type=CONTENT_TYPE)
 
 
 def server_error(request: HttpRequest) -> HttpResponseBase:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
@@ -17,6 +17,8 @@ JSON_OBJECT = {"type": "object", "additionalProperties": True}
 class JSONObjectField(serializers.JSONField):
     """A JSON object; arrays, strings and numbers are refused."""
 
+    default_error_messages = {"invalid": "Holds a number that JSON cannot keep: not finite, or beyond 2^53 - 1."}
+
     def to_internal_value(self, data: Any) -> Any:
         """Refuse what is no object."""
         if not isinstance(data, dict):
@@ -29,16 +31,18 @@ class StrictSerializer(serializers.Serializer[Any]):
 
     def to_internal_value(self, data: Any) -> Any:
         """Check the names before the values."""
-        unknown = sorted(set(data) - set(self.fields)) if isinstance(data, dict) else []
-        if unknown:
-            known = ", ".join(sorted(self.fields))
-            raise serializers.ValidationError(
-                {
-                    name: serializers.ErrorDetail(f"Unknown field; known are {known}.", "unknown_field")
-                    for name in unknown
-                }
-            )
-        return super().to_internal_value(data)
+        if not isinstance(data, dict):
+            raise serializers.ValidationError({"non_field_errors": ["Send a JSON object."]}, code="not_an_object")
+        known = ", ".join(sorted(self.fields))
+        sentence = serializers.ErrorDetail(f"Unknown field; known are {known}.", "unknown_field")
+        errors: dict[str, Any] = dict.fromkeys(sorted(set(data) - set(self.fields)), sentence)
+        try:
+            values = super().to_internal_value(data)
+        except serializers.ValidationError as invalid:
+            errors |= cast("dict[str, Any]", invalid.detail)
+        if errors:
+            raise serializers.ValidationError(errors)
+        return values
 
 
 class RetryPolicySerializer(StrictSerializer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID
@@ -13,7 +14,7 @@ from django.db.models.functions import Now
 from django.http import HttpResponse, HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
-from rest_framework import generics
+from rest_framework import exceptions, generics
 from rest_framework.pagination import CursorPagination
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -39,6 +40,7 @@ from orchestrator_project import VERSION
 from orchestrator_project.models import WorkerNode
 from orchestrator_project.telemetry import correlation_id, traceparent
 
+RUN_FILTERS = ("status", "reason", "plan_hash", "correlation_id", "triggered_by")
 SYNCHRONOUS_WAIT = 30.0  # seconds
 HEARTBEAT_TIMEOUT = timedelta(seconds=10)
 HEALTH_AGE = 5.0  # seconds
@@ -55,10 +57,23 @@ CAPABILITY_TOKEN = OpenApiParameter(
 )
 
 
+class LengthRequired(exceptions.APIException):
+    """The body's length is not said (RFC 9110, section 15.5.12)."""
+
+    status_code = 411
+    default_code = "length_required"
+
+
 class TenantView(APIView):
     """A view that sees one tenant: the caller's."""
 
     scopes: dict[str, Scope] = {}
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Refuse a body of unknown length, which WSGI would show as an empty one."""
+        super().initial(request, *args, **kwargs)
+        if "transfer-encoding" in request.headers:
+            raise LengthRequired("Send the body with a Content-Length; a chunked one is not read.")
 
     @property
     def principal(self) -> Principal:
@@ -105,7 +120,8 @@ class ExecuteView(TenantView):
         serializer = ExecuteSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         wishes = serializer.validated_data
-        submission = _submission(request, wishes)
+        known_tools = portia().known_tools(tenant=self.principal.tenant.identifier)
+        submission = _submission(request, wishes, known_tools)
         if wishes["dry_run"]:
             return Response(runs.preview(tenant=self.principal.tenant, submission=submission))
         response = answer_once(request, lambda: self._start(submission))
@@ -134,14 +150,23 @@ class NewestFirst(CursorPagination):
     cursor_query_description = "Where to go on: the `next` or `previous` link of another page."
 
     def decode_cursor(self, request: Request) -> Any:
-        """Read the cursor. Raises NotFound for one that no page has given out."""
-        cursor = super().decode_cursor(request)
+        """Read the cursor. Raises InvalidRequest for one that no page has given out."""
         try:
+            cursor = super().decode_cursor(request)
             if cursor is not None and cursor.position is not None:
                 UUID(str(cursor.position))
-        except ValueError:
-            raise NotFound("cursor: follow the link of a page; this one leads nowhere.") from None
+        except (ValueError, exceptions.NotFound):
+            raise InvalidRequest(
+                "cursor: follow the `next` or `previous` link of a page; this one leads nowhere."
+            ) from None
         return cursor
+
+    def get_page_size(self, request: Request) -> int:
+        """Read `limit`. Raises InvalidRequest for what is no number from 1 to 200."""
+        given = request.query_params.get("limit", str(self.page_size))
+        if not (given.isascii() and given.isdigit() and 1 <= int(given[:5]) <= self.max_page_size):
+            raise InvalidRequest(f"limit: a number from 1 to {self.max_page_size}.")
+        return int(given)
 
 
 @extend_schema_view(
@@ -168,6 +193,7 @@ class RunListView(TenantView, generics.ListAPIView[Run]):
     def get_queryset(self) -> Any:
         """Return the tenant's runs that fit the filters; an unknown status or reason is refused."""
         query = self.request.query_params
+        check_filters(self.request, RUN_FILTERS)
         for name, allowed in (("status", RunStatus.values), ("reason", RunReason.values)):
             if query.get(name) and query[name] not in allowed:
                 raise InvalidRequest(f"{name}: one of {', '.join(allowed)}.")
@@ -266,6 +292,14 @@ class HealthView(APIView):
         return Response(body, status=200 if checks["database"] else 503)
 
 
+def check_filters(request: Request, known: Iterable[str]) -> None:
+    """Refuse a query parameter nobody reads: a typing error would show everything."""
+    allowed = sorted({*known, "cursor", "limit"})
+    unknown = sorted(set(request.query_params) - set(allowed))
+    if unknown:
+        raise InvalidRequest(f"{unknown[0]}: there is no such filter; known are {', '.join(allowed)}.")
+
+
 def find_run(principal: Principal, run_id: UUID) -> Run:
     """Return a run of the caller's tenant. Raises NotFound; another tenant's run does not exist."""
     run = Run.objects.select_related("plan").defer("plan__document").filter(tenant=principal.tenant, pk=run_id).first()
@@ -274,7 +308,7 @@ def find_run(principal: Principal, run_id: UUID) -> Run:
     return run
 
 
-def _submission(request: Request, wishes: dict[str, Any]) -> Submission:
+def _submission(request: Request, wishes: dict[str, Any], known_tools: frozenset[str] | None) -> Submission:
     token = request.headers.get("X-Capability-Token") or wishes.get("capability_token")
     return Submission(
         executable_plan=wishes.get("executable_plan"),
@@ -289,6 +323,7 @@ def _submission(request: Request, wishes: dict[str, Any]) -> Submission:
         triggered_by=wishes.get("triggered_by", ""),
         correlation_id=wishes.get("correlation_id") or correlation_id(),
         traceparent=traceparent(),
+        known_tools=known_tools,
     )
 
 

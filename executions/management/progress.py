@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 EXIT_CODES = {"completed": 0, "failed": 1, "cancelled": 3}
+REFUSED = 2
 STILL_GOING = 4
 MARKS = {"completed": "[green]✓[/]", "failed": "[red]✗[/]", "timed_out": "[red]✗[/]", "skipped": "[dim]–[/]"}
 

@@ -22,6 +22,7 @@ from executions.portia.errors import (
     BadPortiaAnswer,
     NotFound,
     NotSupported,
+    PortiaError,
     PortiaRejected,
     PortiaUnavailable,
     RunNotFound,
@@ -30,6 +31,7 @@ from executions.portia.wire import JSON, Health, PortiaClarification, PortiaPlan
 
 BATCH_IDS = 100  # the contract's limit
 BATCH_CHARACTERS = 6000  # so that a proxy with an 8 kB request line lets the query through
+TOOLS_AGE = 15.0  # seconds
 LONGEST_WAIT = 55
 LONG_POLL_MARGIN = 10.0
 CAPABILITIES_AGE = 30.0
@@ -61,6 +63,7 @@ class PortiaClient:
             read_timeout=read_timeout,
             retry=retry or CallRetry(),
         )
+        self._tools: dict[str, tuple[float, frozenset[str] | None]] = {}
         self._capabilities: tuple[float, frozenset[str]] = (float("-inf"), frozenset())
 
     def __repr__(self) -> str:
@@ -102,6 +105,21 @@ class PortiaClient:
             if error.status == 404:
                 return None
             raise
+
+    def known_tools(self, *, tenant: str) -> frozenset[str] | None:
+        """The ids of the runtime's tools as of some seconds ago; None where it does not say, or does not answer just now."""
+        asked, known = self._tools.get(tenant, (float("-inf"), None))
+        if time.monotonic() - asked > TOOLS_AGE:
+            self._tools[tenant] = (time.monotonic(), known)  # others get the last answer while this one is on its way
+            try:
+                data = self._connection.call_once(
+                    Call(method="GET", path="/tools", tenant=tenant, read_timeout=HEALTH_TIMEOUT)
+                )
+                known = frozenset(tool.id for tool in _each(Tool.from_json, data, "tools"))
+            except PortiaError:
+                known = None
+            self._tools[tenant] = (time.monotonic(), known)
+        return known
 
     # -- plans
 

@@ -180,7 +180,38 @@ def test_lists_are_filtered_and_paged(api):
 @pytest.mark.parametrize("cursor", ["cD1hYmM=", "cD0wMTk=", "cD0lMDA=", "cj0xJnA9", "nonsense"])
 @pytest.mark.parametrize("path", ["/v1/executions", "/v1/approvals"])
 def test_a_cursor_that_no_page_gave_out_leads_nowhere(api, path, cursor):
-    assert api.get(f"{path}?cursor={cursor}", expect=404)["code"] == "not-found"
+    assert "cursor" in api.get(f"{path}?cursor={cursor}", expect=400)["detail"]
+
+
+@pytest.mark.parametrize("query", ["statis=failed", "limit=-1", "limit=abc", "limit=201"])
+@pytest.mark.parametrize("path", ["/v1/executions", "/v1/approvals"])
+def test_a_filter_that_is_none_is_refused(api, path, query):
+    assert query.partition("=")[0] in api.get(f"{path}?{query}", expect=400)["detail"]
+
+
+def test_every_wrong_field_is_named_at_once(api):
+    errors = submit(api, params={}, timeout="x", triggered_by=["a"], expect=422)["errors"]
+    assert {error["pointer"] for error in errors} == {"/params", "/timeout", "/triggered_by"}
+
+
+def test_a_tool_the_runtime_does_not_have_is_named_at_once(api, portia):
+    plan = documents.plan(documents.action("a", "ecko"))
+    for dry_run in (True, False):
+        (error,) = submit(api, plan, dry_run=dry_run, expect=422)["errors"]
+        assert (error["pointer"], error["code"]) == ("/executable_plan/flows/0/steps/0", "unknown_tool")
+        assert "echo" in error["detail"]
+    assert not Run.objects.exists()
+
+
+def test_a_chunked_body_is_refused_instead_of_being_read_as_empty(api):
+    problem = api.post("/v1/execute", {"executable_plan": ECHO}, expect=411, **{"transfer-encoding": "chunked"})
+    assert "Content-Length" in problem["detail"]
+
+
+def test_another_host_name_gets_a_problem_and_no_traceback(client, caplog):
+    response = client.get("/health", headers={"host": "evil.example"})
+    assert (response.status_code, response["Content-Type"]) == (400, "application/problem+json")
+    assert "Traceback" not in caplog.text
 
 
 def test_looking_at_the_head_needs_the_scope_of_reading(acme):

@@ -50,7 +50,7 @@ def running(tmp_path):
 
 def test_the_session_of_the_readme_works_when_pasted(running):
     (session,) = re.findall(r"```sh\n(\. \.data/demo\.env.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    script = session.replace(".data/demo.env", f"'{running}/demo.env'").replace("asked.json", f"{running}/asked.json")
+    script = session.replace(".data/demo.env", f"'{running}/demo.env'")
     done = subprocess.run(["bash", "-euc", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     for word in (

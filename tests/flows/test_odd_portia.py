@@ -158,7 +158,8 @@ def test_steps_with_very_long_or_repeated_ids_do_not_stop_the_run(odd):
 
 
 def test_one_bad_answer_does_not_cost_the_others_theirs(odd):
-    good, bad = RunFactory(status="running", portia_version=1), RunFactory(status="running", portia_version=1)
+    good = RunFactory(status="running", portia_version=1)
+    bad = RunFactory(status="running", portia_version=1, tenant=good.tenant)
     due(bad, Kind.SYNC)
     steps = [{"id": "a", "status": "completed", "output": {"x": 1}, "attempts": 10**12}]
     sync(odd, good, found=[remote(bad, steps=steps), remote(good, status="completed")])

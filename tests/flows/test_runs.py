@@ -203,8 +203,13 @@ def test_while_portia_is_away_runs_wait_and_then_catch_up(api, settings, portia)
     assert run.error is None
 
 
-def test_a_tool_portia_does_not_have_fails_the_run_with_its_words(api, portia):
+def test_a_tool_portia_does_not_have_fails_the_run_with_its_words(api, settings, portia):
+    base, settings.PORTIA_BASE_URL = (
+        settings.PORTIA_BASE_URL,
+        "http://127.0.0.1:9",
+    )  # away at submission: nobody can tell
     run_id = submit(api, documents.plan(action("a", "no_such_tool")))
+    settings.PORTIA_BASE_URL = base
     run = work_until(run_id, status="failed")
     assert (run.reason, run.error["code"]) == ("plan_refused", "invalid_plan")
     assert "no_such_tool" in json.dumps(run.error)

@@ -257,10 +257,10 @@ def test_work_that_nobody_kicked_is_found_at_the_next_look():
 
 def test_a_broker_wakes_for_the_next_due_time(settings):
     settings.JOBS_TICK = 60
-    add("quick", due_in=0.2)
+    add("quick", due_in=1)
     broker, started = WorkBroker(), time.monotonic()
-    assert broker.dequeue() or broker.dequeue()
-    assert 0.15 < time.monotonic() - started < 1.5
+    assert any(broker.dequeue() for _ in range(5))
+    assert 0.5 < time.monotonic() - started < 10  # long before the tick, and not before it was due
 
 
 def test_a_freed_slot_lets_the_next_job_start_at_once(settings):

@@ -38,7 +38,9 @@ class Command(BaseCommand):
         write(private, key.as_dict(private=True), mode=0o600)
         self.stdout.write(f"private key {private}\npublic key  {jwks} (kid {key.kid})")
         if settings.CAPTOKENS_JWKS_FILE is None:
-            self.stdout.write(f"To have tokens checked with it: CAPTOKENS_JWKS_FILE={jwks}")
+            self.stdout.write(
+                f"To check tokens with it, add this line to .env and start anew: CAPTOKENS_JWKS_FILE='{jwks}'"
+            )
 
 
 def private_key_file() -> Path:

@@ -17,16 +17,17 @@ from executions.actions import runs
 from executions.actions.runs import Submission
 from executions.api.serializers import RunSerializer
 from executions.errors import OrchestratorError
-from executions.management.progress import EXIT_CODES, STILL_GOING, RunProgress, print_outcome
+from executions.management.progress import EXIT_CODES, REFUSED, STILL_GOING, RunProgress, print_outcome
 from executions.models import Run, Tenant
+from executions.portia.client import portia
 
 
 class Command(BaseCommand):
     """`manage.py execute examples/plans/welcome.json --param email=ann@example.com --wait`."""
 
     help = (
-        "Run an ExecutablePlan from a JSON file. Exit codes: 0 accepted or completed, 1 failed or refused, 3 cancelled, "
-        "4 still going when --wait ran out."
+        "Run an ExecutablePlan from a JSON file. Exit codes: 0 accepted or completed, 1 the run failed, 2 refused or bad "
+        "input, 3 cancelled, 4 still going when --wait ran out."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -54,6 +55,7 @@ class Command(BaseCommand):
             capability_token=options["capability_token"],
             triggered_by=options["triggered_by"],
             correlation_id=secrets.token_hex(16),
+            known_tools=portia().known_tools(tenant=tenant.identifier),
         )
         try:
             if options["dry_run"]:
@@ -62,7 +64,7 @@ class Command(BaseCommand):
             with transaction.atomic(durable=True):
                 run = runs.start(tenant=tenant, principal=options["triggered_by"], submission=submission)
         except OrchestratorError as error:
-            raise CommandError(_sentence(error)) from None
+            raise CommandError(_sentence(error), returncode=REFUSED) from None
         self._follow(run, options["wait"])
 
     def _follow(self, run: Run, seconds: float | None) -> None:
@@ -82,16 +84,16 @@ class Command(BaseCommand):
                 ", ".join(Tenant.objects.values_list("identifier", flat=True)[:20])
                 or "none; add one with create_tenant"
             )
-            raise CommandError(f"--tenant: name one of the tenants there are ({known}).")
+            raise CommandError(f"--tenant: name one of the tenants there are ({known}).", returncode=REFUSED)
         return tenants[0]
 
     def _read(self, path: Path) -> Any:
         try:
             return json.loads(path.read_bytes())
         except OSError as error:
-            raise CommandError(f"{path}: {error.strerror}.") from None
+            raise CommandError(f"{path}: {error.strerror}.", returncode=REFUSED) from None
         except ValueError as error:
-            raise CommandError(f"{path} is not valid JSON: {error}.") from None
+            raise CommandError(f"{path} is not valid JSON: {error}.", returncode=REFUSED) from None
 
 
 def watch(run: Run, *, seconds: float, console: Console) -> Run:
@@ -111,7 +113,7 @@ def _pairs(option: str, words: list[str]) -> dict[str, Any]:
     for word in words:
         name, equals, text = word.partition("=")
         if not name or not equals:
-            raise CommandError(f"{option}: {word!r} is no NAME=VALUE.")
+            raise CommandError(f"{option}: {word!r} is no NAME=VALUE.", returncode=REFUSED)
         try:
             pairs[name] = json.loads(text)
         except ValueError:

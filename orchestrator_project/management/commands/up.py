@@ -42,11 +42,8 @@ class Command(BaseCommand):
         with interrupted_by_signals():
             try:
                 migrate()
-                demo = None if settings.IS_PRODUCTION else ensure_demo(password=demo_password())
                 connection.close()
-                with running_stack(**ports, write=Printer()) as stack:
-                    if demo is not None:
-                        _write_demo_file(stack, demo)
+                with running_stack(**ports, write=Printer()) as stack, _demo_access(stack) as demo:
                     self.stdout.write(_welcome(stack, demo))
                     self.stdout.flush()
                     threading.Event().wait()
@@ -105,12 +102,24 @@ def demo_password() -> str:
     return salted_hmac("orchestrator.demo", "password").hexdigest()[:16]
 
 
-def _write_demo_file(stack: Stack, demo: DemoAccess) -> None:
-    """Leave addresses and keys for a shell to read; nobody but the owner may."""
+@contextmanager
+def _demo_access(stack: Stack) -> Iterator[DemoAccess | None]:
+    """In development, make people and keys, and leave addresses and keys for a shell to read while the service runs."""
+    if settings.IS_PRODUCTION:
+        yield None
+        return
+    demo = ensure_demo(password=demo_password())
+    connection.close()
     lines = {"ORCHESTRATOR_URL": stack.web_url, "ORCHESTRATOR_KEY": demo.api_key, "APPROVER_KEY": demo.approver_key}
+    text = "".join(f"export {name}='{value}'\n" for name, value in lines.items())
     DEMO_FILE.unlink(missing_ok=True)
     DEMO_FILE.touch(mode=0o600)
-    DEMO_FILE.write_text("".join(f"export {name}='{value}'\n" for name, value in lines.items()))
+    DEMO_FILE.write_text(text)
+    try:
+        yield demo
+    finally:
+        if DEMO_FILE.exists() and DEMO_FILE.read_text() == text:  # not another one's that was started meanwhile
+            DEMO_FILE.unlink()
 
 
 def _welcome(stack: Stack, demo: DemoAccess | None) -> str:
