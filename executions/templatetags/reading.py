@@ -28,6 +28,7 @@ INVISIBLE = re.compile(
     r"[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
 )
 IDENTIFIER = re.compile(r"(^|[_-])(id|number|no|code|year|zip|port|phone|account|version)$", re.IGNORECASE)
+WITH_CENTS = frozenset(["AUD", "CAD", "CHF", "EUR", "GBP", "USD"])  # a hundred to one
 MONEY = re.compile(r"(amount|price|total|sum|fee|cost|value|budget|limit)$", re.IGNORECASE)
 
 TONES = {
@@ -230,6 +231,8 @@ def _number(value: float, place: Place) -> str:
         return str(value)
     if place.currency and MONEY.search(place.name) and isinstance(value, float) and round(value, 2) == value:
         return f"{value:,.2f} {place.currency}"  # a whole number may count cents: it stays as it is
+    if place.currency in WITH_CENTS and place.name.lower().endswith("_cents") and isinstance(value, int):
+        return f"{value:,} ({value / 100:,.2f} {place.currency})"
     return f"{value:,}"
 
 

@@ -306,6 +306,8 @@ def test_no_page_asks_another_server_for_anything(browser, acme):
     [
         ({"amount": 1250.5, "currency": "EUR"}, "1,250.50 EUR"),
         ({"amount": 125050, "currency": "EUR"}, "125,050<"),
+        ({"amount_cents": 9500, "currency": "EUR"}, "9,500 (95.00 EUR)"),
+        ({"amount_cents": 9500, "currency": "JPY"}, "9,500<"),
         ({"order_id": 20240117}, ">20240117<"),
         ({"active": True}, ">Yes<"),
         ({"note": None}, "(nothing)"),
