@@ -6,36 +6,27 @@ import os
 import random
 import signal
 import time
-from urllib.parse import quote
 
 import pytest
 import requests
-from django.db import connection
 
 from executions.actions.tenants import create_api_key
 from executions.models import Event, Run, Scope, Work
 from orchestrator_project.stack import running_stack
 from tests.factories import documents
 from tests.factories.documents import action
+from tests.orchestrator_project.processes import on_the_test_database
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes, pytest.mark.timeout(240)]
 
 RUNS = 50
 
 
-def url_of_the_test_database() -> str:
-    at = connection.settings_dict
-    host = quote(str(at["HOST"]), safe="")
-    password = f":{quote(at['PASSWORD'], safe='')}" if at["PASSWORD"] else ""
-    port = f"&port={at['PORT']}" if at["PORT"] else ""
-    return f"postgresql://{at['USER']}{password}@/{at['NAME']}?host={host}{port}"
-
-
 @pytest.fixture
 def stack(transactional_db):
     lines: list[str] = []
     with running_stack(
-        environment={"DATABASE_URL": url_of_the_test_database()},
+        environment=on_the_test_database(),
         write=lambda name, line: lines.append(f"{name} | {line}"),
     ) as stack:
         yield stack

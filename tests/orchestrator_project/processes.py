@@ -3,6 +3,10 @@
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote, urlencode
+
+from django.conf import settings
+from django.db import connection
 
 
 def living() -> Iterator[tuple[int, str, int, int]]:
@@ -33,3 +37,15 @@ def wait_until(holds: Callable[[], object], seconds: float = 15) -> float:
         assert time.monotonic() - started < seconds, "it did not happen in time"
         time.sleep(0.02)
     return time.monotonic() - started
+
+
+def on_the_test_database() -> dict[str, str]:
+    """The environment of processes that are to work on the database of the test."""
+    there = connection.get_connection_params()
+    options = {key: str(there[key]) for key in ("host", "port", "user", "password") if there.get(key)}
+    query = urlencode(options, quote_via=quote)  # libpq takes a plus for a plus
+    return {
+        "DATABASE_URL": f"postgresql:///{quote(there['dbname'])}?{query}",
+        "DATA_DIR": str(settings.DATA_DIR),
+        "ANUMATE_ENV": "development",
+    }

@@ -8,27 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from urllib.parse import quote, urlencode
 
 import pytest
 import requests
 from django.conf import settings
-from django.db import connection
 
 from orchestrator_project.stack import Stack, StackError, heartbeat, running_stack
-from tests.orchestrator_project.processes import descendants_of, is_alive, wait_until
+from tests.orchestrator_project.processes import descendants_of, is_alive, on_the_test_database, wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.django_db(transaction=True)]
-
-
-def on_the_test_database() -> dict[str, str]:
-    there = connection.get_connection_params()
-    options = {key: str(there[key]) for key in ("host", "port", "user", "password") if there.get(key)}
-    return {
-        "DATABASE_URL": f"postgresql:///{quote(there['dbname'])}?{urlencode(options)}",
-        "DATA_DIR": str(settings.DATA_DIR),
-        "ANUMATE_ENV": "development",
-    }
 
 
 def answers(url: str) -> bool:
