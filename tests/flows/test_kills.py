@@ -63,8 +63,8 @@ def submit(stack, consumer, number, *, seconds=60):
             if answer.status_code == 202:
                 return answer.json()["run_id"]
             assert answer.status_code in (409, 503), answer.text
-        except requests.ConnectionError:
-            pass
+        except requests.RequestException:
+            pass  # refused, or cut off in the middle of the answer
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
