@@ -72,8 +72,8 @@ def test_a_killed_server_comes_back_with_the_next_user(folder):
     first.stdout.readline()
     os.kill(int((folder / "cluster" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
     finish(start(folder, "do $$ begin assert (select number from kept) = 7; end $$"))
-    first.kill()
-    first.communicate()
+    finish(first)
+    assert not EmbeddedPostgres(folder).is_running()
 
 
 def test_a_deep_folder_gets_a_short_private_socket_folder(tmp_path):
