@@ -104,7 +104,7 @@ class ClarificationAdmin(PageAdmin):
             "action_words": tool_words(action.get("tool"), action.get("action")),
             "action_step": step,
             "next_steps": [] if action else dependents(obj.run.plan, obj.step_id),
-            "action_link": _link(obj.action_url),
+            "action_link": safe_url(obj.action_url),
             "is_approval": obj.category == Category.USER_VERIFICATION,
             "votes": obj.votes.select_related("voter"),
             "why_not": why_not,
@@ -169,14 +169,6 @@ def _decide(obj: Clarification, request: HttpRequest, decision: str, form: Decis
         action_digest=request.POST.get("action_digest", ""),
         source="admin",
     )
-
-
-def _link(address: str) -> str:
-    """The address as far as a person may be sent there; nothing for what is no address at all."""
-    try:
-        return safe_url(address)
-    except ValueError:
-        return ""
 
 
 def _why_not(obj: Clarification, user: Any) -> str:
