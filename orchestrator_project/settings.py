@@ -45,6 +45,9 @@ class Environment(BaseSettings):
     portia_connect_timeout: float = Field(3.0, gt=0)
     portia_read_timeout: float = Field(10.0, gt=0)
 
+    plan_compiler_base_url: str = ""
+    plan_compiler_api_key: SecretStr | None = None
+
     portia_runtime_tools: Words = []
     portia_runtime_workers: int = Field(8, ge=1, le=64)
     portia_http_allowed_hosts: Words = []
@@ -53,6 +56,7 @@ class Environment(BaseSettings):
     captokens_issuer: str = ""
 
     idempotency_ttl: int = Field(86_400, ge=60)
+    deduplication_ttl: int = Field(600, ge=1)
     max_request_bytes: int = Field(2_000_000, ge=10_000)
 
     email_url: SecretStr | None = None
@@ -66,7 +70,7 @@ class Environment(BaseSettings):
     def _split_at_commas(cls, value: Any) -> Any:
         return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
-    @field_validator("portia_base_url", "public_url")
+    @field_validator("portia_base_url", "plan_compiler_base_url", "public_url")
     @classmethod
     def _is_an_address(cls, value: str) -> str:
         parts = urlsplit(value)
@@ -158,12 +162,15 @@ PORTIA_BASE_URL = (ENV.portia_base_url or "http://127.0.0.1:8080").rstrip("/")
 PORTIA_API_KEY = _secret(ENV.portia_api_key, "portia_api_key")
 PORTIA_CONNECT_TIMEOUT = ENV.portia_connect_timeout
 PORTIA_READ_TIMEOUT = ENV.portia_read_timeout
+PLAN_COMPILER_BASE_URL = ENV.plan_compiler_base_url.rstrip("/")
+PLAN_COMPILER_API_KEY = ENV.plan_compiler_api_key.get_secret_value() if ENV.plan_compiler_api_key else ""
 PORTIA_RUNTIME_TOOLS = ENV.portia_runtime_tools
 PORTIA_RUNTIME_WORKERS = ENV.portia_runtime_workers
 PORTIA_HTTP_ALLOWED_HOSTS = ENV.portia_http_allowed_hosts
 CAPTOKENS_JWKS_FILE = ENV.captokens_jwks_file
 CAPTOKENS_ISSUER = ENV.captokens_issuer
 IDEMPOTENCY_TTL = ENV.idempotency_ttl
+DEDUPLICATION_TTL = ENV.deduplication_ttl
 
 # -- Django
 

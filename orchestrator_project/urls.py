@@ -7,7 +7,7 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerView
 
-from executions.api.views import HealthView
+from executions.api.health import HealthView
 
 OPEN: dict[str, Any] = {"authentication_classes": [], "permission_classes": []}
 

@@ -15,7 +15,8 @@ from approvals_bridge import actions
 from approvals_bridge.api.serializers import AnswerSerializer, ClarificationSerializer, DecisionSerializer
 from approvals_bridge.models import Clarification, ClarificationStatus, Decision
 from executions.api.authentication import Principal
-from executions.api.views import IDEMPOTENCY_KEY, NewestFirst, TenantView, answer_once, check_filters
+from executions.api.lists import NewestFirst, check_filters
+from executions.api.tenant_view import IDEMPOTENCY_KEY, TenantView, answer_once
 from executions.errors import Forbidden, InvalidRequest, NotFound
 from executions.models import Scope
 
