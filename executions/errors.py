@@ -8,11 +8,15 @@ OrchestratorError
 │   ├── CommandRefused             the run's status does not allow the command
 │   ├── TransitionRefused          a change the transition table does not have
 │   └── StaleSubject               the action is not the one that was shown
+├── VersionChanged            412  the object is no longer the one the caller saw
 ├── Forbidden                 403  known, but not allowed
 │   └── CapabilityRefused          the capability token or a tool list says no
 ├── Gone                      410  too late
 ├── IdempotencyKeyReused      422  the key was used for another request
 ├── RequestInProgress         409  the same request is being worked on
+├── RateLimited               429  too many requests of this tenant
+├── TooManyRuns               429  too many runs of this tenant that have not ended
+├── BadPlanCompilerAnswer     502  the Plan Compiler answered what cannot be used
 └── Unavailable               503  a neighbour does not answer
 
 `code` is stable and ends the problem's `type`; `status` is the HTTP status; the message is for people and says what to do.
@@ -84,6 +88,13 @@ class StaleSubject(Conflict):
     code = "stale-subject"
 
 
+class VersionChanged(OrchestratorError):
+    """The run has changed since the version in If-Match; look at it again, then send the command with its new version."""
+
+    code = "version-changed"
+    status = 412
+
+
 class Forbidden(OrchestratorError):
     """You may not do this."""
 
@@ -116,6 +127,27 @@ class RequestInProgress(OrchestratorError):
 
     code = "request-in-progress"
     status = 409
+
+
+class RateLimited(OrchestratorError):
+    """This tenant sends more requests than it may; send the next one later."""
+
+    code = "rate-limited"
+    status = 429
+
+
+class TooManyRuns(OrchestratorError):
+    """This tenant has as many runs that have not ended as it may; wait until one ends, or cancel one."""
+
+    code = "too-many-runs"
+    status = 429
+
+
+class BadPlanCompilerAnswer(OrchestratorError):
+    """The Plan Compiler's answer cannot be used; send the whole plan instead of its hash."""
+
+    code = "bad-plan-compiler-answer"
+    status = 502
 
 
 class Unavailable(OrchestratorError):

@@ -26,6 +26,7 @@ def imported(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 
@@ -59,15 +60,22 @@ def test_nothing_below_the_entrances_imports_an_entrance(app):
     assert wrong == set()
 
 
-@pytest.mark.parametrize("library", ["requests", "urllib3"])
-def test_only_the_portia_client_speaks_http(library):
-    speakers = {
+@pytest.mark.parametrize("library", ["requests", "urllib3", "http.client"])
+def test_all_http_is_bounded_in_one_place(library):
+    assert importers(library) == {"executions/bounded_http.py"}
+
+
+def test_only_the_clients_of_our_neighbours_speak_http():
+    assert importers("executions.bounded_http") == {"executions/portia/connection.py", "executions/plan_compiler.py"}
+
+
+def importers(module):
+    return {
         str(path.relative_to(ROOT))
         for app in ("executions", "approvals_bridge")
         for path in modules(app)
-        if any(name.split(".")[0] == library for name in imported(path))
+        if any(name == module or name.startswith(f"{module}.") for name in imported(path))
     }
-    assert {Path(name).parent.as_posix() for name in speakers} == {"executions/portia"}
 
 
 def test_what_both_sides_of_the_wire_share_imports_neither():

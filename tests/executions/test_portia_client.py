@@ -8,6 +8,8 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -28,6 +30,7 @@ KEY = "key-of-ours"
 RUN = {"run_id": "prun-1", "plan_id": "plan-1", "status": "running", "version": 3}
 CLARIFICATION = {"clarification_id": "clar-1", "run_id": "prun-1", "status": "pending", "category": "Input"}
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 QUICK = CallRetry(first_pause=0.01, longest_pause=0.2)
 
 
@@ -466,7 +469,8 @@ def test_a_watcher_waits_for_the_next_version(client, net):
     net.get(f"{API}/health", json={"capabilities": ["long_poll"]})
     net.get(f"{API}/runs/prun-1", json=RUN, match=[matchers.query_param_matcher({"wait": "55", "since": "3"})])
     client.get_run("prun-1", tenant="acme", wait=90, since=3)
-    assert net.calls[1].request.req_kwargs["timeout"] == (3.0, 65.0)
+    timeout = net.calls[1].request.req_kwargs["timeout"]
+    assert (timeout.connect_timeout, timeout.read_timeout) == (3.0, 65.0)
 
 
 def test_without_long_polls_a_watcher_gets_the_run_as_it_is(client, net):
@@ -488,6 +492,29 @@ def test_a_runtime_that_does_not_list_its_tools_is_fine(client, net, answer):
 
 
 # -- a real socket
+
+
+@contextmanager
+def listening(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """The address of a listener that hands each connection, its request read, to `serve`."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_accept, args=(listener, serve), daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def _accept(listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
+    while True:
+        try:
+            connected, _ = listener.accept()
+        except OSError:
+            return
+        with connected:
+            connected.recv(65536)
+            try:
+                serve(connected)
+            except OSError:  # the client has hung up
+                continue
 
 
 class KeepsAlive(BaseHTTPRequestHandler):
@@ -551,6 +578,40 @@ def test_a_dripping_answer_ends_at_the_deadline(server):
     assert time.monotonic() - begin < 2
 
 
+@pytest.mark.parametrize(
+    ("beginning", "dripping"),
+    [
+        (b"", b"H"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (OK + b"X-Long: ", b"x"),
+        (OK + b"\r\n", b" "),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n1;", b"x"),
+    ],
+    ids=["status line", "continue", "header", "body", "chunk size"],
+)
+def test_whatever_drips_the_call_ends_in_time(beginning, dripping):
+    def serve(connected: socket.socket) -> None:
+        connected.sendall(beginning)
+        for _ in range(400):
+            connected.sendall(dripping)
+            time.sleep(0.01)
+
+    begin = time.monotonic()
+    with listening(serve) as url, pytest.raises(errors.PortiaTimeout):
+        client_of(url, connect_timeout=0.2, read_timeout=0.3).get_run("prun-1", tenant="acme")
+    assert time.monotonic() - begin < 1.5
+
+
+def test_a_slow_but_complete_answer_is_taken():
+    def serve(connected: socket.socket) -> None:
+        for one in OK + b"\r\n" + json.dumps(RUN).encode():
+            connected.sendall(bytes([one]))
+            time.sleep(0.001)
+
+    with listening(serve) as url:
+        assert client_of(url).get_run("prun-1", tenant="acme").run_id == "prun-1"
+
+
 def test_a_call_with_its_repeats_ends_within_its_time(server):
     def answer(_: Request) -> Response:
         time.sleep(0.25)
@@ -575,49 +636,71 @@ def test_a_closed_port_is_unreachable_with_the_systems_words():
 
 
 def test_an_unknown_host_is_unreachable():
-    with pytest.raises(errors.PortiaUnreachable):
+    with pytest.raises(errors.PortiaUnreachable) as caught:
         client_of("http://portia.invalid", retry=CallRetry(tries=1)).get_run("prun-1", tenant="acme")
+    assert not caught.value.sent
 
 
-def test_garbage_instead_of_http_is_unreachable():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=_speak_garbage, args=(listener,), daemon=True).start()
-        with pytest.raises(errors.PortiaUnreachable):
-            client_of(f"http://127.0.0.1:{listener.getsockname()[1]}").get_run("prun-1", tenant="acme")
+def test_a_request_is_not_taken_for_unsent_because_an_earlier_one_was():
+    try:
+        client_of("http://portia.invalid", retry=CallRetry(tries=1)).get_run("prun-1", tenant="acme")
+    except errors.PortiaUnreachable:
+        with listening(lambda _: None) as url, pytest.raises(errors.PortiaUnreachable) as caught:
+            client_of(url).get_run("prun-1", tenant="acme")
+    assert caught.value.sent
 
 
-def _speak_garbage(listener: socket.socket) -> None:
-    while True:
-        try:
-            connected, _ = listener.accept()
-        except OSError:
-            return
-        with connected:
-            connected.sendall(b"220 smtp.example.org ESMTP\r\n")
+@pytest.mark.parametrize(
+    "garbage", [b"220 smtp.example.org ESMTP\r\n", OK + b"Content-Length: 5, 6\r\n\r\n", OK + b"A: b\r\n" * 200]
+)
+def test_garbage_instead_of_http_is_unreachable(garbage):
+    with listening(lambda connected: connected.sendall(garbage)) as url, pytest.raises(errors.PortiaUnreachable):
+        client_of(url).get_run("prun-1", tenant="acme")
 
 
 def test_a_truncated_answer_is_repeated():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=_truncate_then_answer, args=(listener,), daemon=True).start()
-        client = client_of(f"http://127.0.0.1:{listener.getsockname()[1]}")
-        assert client.get_run("prun-1", tenant="acme").run_id == "prun-1"
-
-
-def _truncate_then_answer(listener: socket.socket) -> None:
     body = json.dumps(RUN).encode()
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    for answer in (head + body[:10], head + body):
-        connected, _ = listener.accept()
-        with connected:
-            connected.recv(65536)
-            connected.sendall(answer)
+    bodies = [body[:10], body]
+
+    def serve(connected: socket.socket) -> None:
+        connected.sendall(OK + b"Content-Length: %d\r\n\r\n" % len(body) + bodies.pop(0))
+
+    with listening(serve) as url:
+        assert client_of(url).get_run("prun-1", tenant="acme").run_id == "prun-1"
 
 
-def test_a_redirect_is_not_followed(server):
-    server.expect_request("/api/v1/runs/prun-1").respond_with_data(status=302, headers={"Location": "/elsewhere"})
-    with pytest.raises(errors.BadPortiaAnswer, match="redirect"):
+@pytest.mark.parametrize("location", [b"/elsewhere", b"http://[", b"\xff"])
+def test_a_redirect_is_neither_followed_nor_read(location):
+    served = []
+
+    def serve(connected: socket.socket) -> None:
+        served.append("begun")
+        connected.sendall(b"HTTP/1.1 302 Found\r\nLocation: " + location + b"\r\n\r\n")
+        for _ in range(2000):
+            connected.sendall(b"x" * 65536)
+        served.append("sent")
+
+    with listening(serve) as url, pytest.raises(errors.BadPortiaAnswer, match="redirect"):
+        client_of(url).get_run("prun-1", tenant="acme")
+    assert served == ["begun"]
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("120", 120),
+        ("9" * 5000, 21_600),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 21_600),
+        ("Fri, 31 Dec 9999 23:59:59 -2300", 21_600),
+        (f"Fri, 31 Dec {'9' * 5000} 23:59:59 GMT", None),
+        ("", None),
+    ],
+)
+def test_no_retry_after_is_longer_than_six_hours_or_breaks_the_call(server, said, seconds):
+    server.expect_request("/api/v1/runs/prun-1").respond_with_data(status=503, headers={"Retry-After": said})
+    with pytest.raises(errors.PortiaUnavailable) as caught:
         client_of(server.url_for("")).get_run("prun-1", tenant="acme")
-    assert len(server.log) == 1
+    assert caught.value.retry_after == seconds
 
 
 def test_an_endless_answer_is_cut_off(server, monkeypatch):
