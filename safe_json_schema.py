@@ -12,7 +12,7 @@ Used on both sides of the wire and belonging to neither: it imports nothing of o
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, lru_cache
@@ -68,7 +68,8 @@ def time_limit(seconds: float) -> Iterator[None]:
         _ends.reset(token)
 
 
-def _check_time() -> None:
+def check_time() -> None:
+    """Raises UnusableSchema where the time of a time_limit is over."""
     ends = _ends.get()
     if ends is not None and thread_time() > ends:
         raise UnusableSchema("This takes too long; simplify the patterns and references of the schema.")
@@ -89,17 +90,51 @@ def flaws(schema: Any) -> list[Flaw]:
 
 def misfits(schema: Any, value: Any, *, most: int = 100) -> list[ValidationError]:
     """Where a value does not fit a schema, the first `most` places. Raises UnusableSchema, and nothing else."""
-    try:
-        with time_limit(SECONDS):
+    with _bounded():
+        return Prepared(schema).misfits(value, most=most)
+
+
+class Prepared:
+    """A sound schema, to be applied to many values."""
+
+    def __init__(self, schema: Any) -> None:
+        """Raises UnusableSchema, and nothing else."""
+        with _bounded():
             for path, sentence in flaws(schema):
                 raise UnusableSchema(f"see {_pointer(path) or 'its root'}: {sentence}")
             if isinstance(schema, dict):
                 schema = {key: one for key, one in schema.items() if key not in _ONLY_AT_ROOT}
-            return list(islice(_Validator(schema, registry=Registry()).iter_errors(value), most))
+            self._validator = _Validator(schema, registry=Registry())
+
+    def misfits(self, value: Any, *, unknown: Collection[str] = (), most: int = 100) -> list[ValidationError]:
+        """Where a value does not fit, the first `most` places. Raises UnusableSchema, and nothing else.
+
+        `unknown` names members that the value, an object, has with anything in them: what may fit by them is no misfit.
+        """
+        with _bounded():
+            anything = _Unknown()
+            value = value | dict.fromkeys(unknown, anything) if unknown else value
+            return list(islice(self._validator.iter_errors(value), most))
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    try:
+        with time_limit(SECONDS):
+            yield
     except UnusableSchema:
         raise
     except Exception as error:  # the schema is a stranger's: whatever the library makes of it is said in one way
         raise UnusableSchema(f"{type(error).__name__}: {str(error)[:300]}") from None
+
+
+class _Unknown:
+    """Stands for a value that fits everything; `looks` counts how often that was made use of."""
+
+    looks = 0
+
+    def __repr__(self) -> str:
+        return "…"
 
 
 # -- is it sound?
@@ -134,7 +169,7 @@ def _part_flaws(path: JSONPath, part: Any) -> Iterator[Flaw]:
     if isinstance(part.get("patternProperties"), dict):
         patterns |= {(*path, "patternProperties", pattern): pattern for pattern in part["patternProperties"]}
     for place, pattern in patterns.items():
-        _check_time()
+        check_time()
         if isinstance(pattern, str) and (problem := _pattern_problem(pattern)):
             yield place, problem
 
@@ -249,22 +284,23 @@ def _pattern_problem(pattern: str) -> str | None:
 # -- does a value fit?
 
 
-def _found(text: str, pattern: str) -> bool:
-    _check_time()
+def is_found(text: str, pattern: str) -> bool:
+    """Whether a sound schema's pattern is found anywhere in the text. Raises UnusableSchema for a text that is too long."""
+    check_time()
     if len(text) > MAX_TEXT:
         raise UnusableSchema(f"A pattern is not looked for in a text of more than {MAX_TEXT} characters.")
     return _matches(text, pattern)
 
 
 def _pattern(validator: Any, wanted: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
-    if validator.is_type(instance, "string") and not _found(instance, wanted):
+    if validator.is_type(instance, "string") and not is_found(instance, wanted):
         yield ValidationError(f"the text does not match the pattern {wanted!r}")
 
 
 def _pattern_properties(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
     for key, value in instance.items() if validator.is_type(instance, "object") else ():
         for pattern, part in wanted.items():
-            if _found(key, pattern):
+            if is_found(key, pattern):
                 yield from validator.descend(value, part, path=key, schema_path=pattern)
 
 
@@ -272,7 +308,7 @@ def _additional_properties(validator: Any, wanted: Any, instance: Any, schema: A
     known = dict.fromkeys(schema.get("properties", ()))
     patterns = schema.get("patternProperties")
     if patterns and validator.is_type(instance, "object"):
-        known |= dict.fromkeys(key for key in instance if any(_found(key, pattern) for pattern in patterns))
+        known |= dict.fromkeys(key for key in instance if any(is_found(key, pattern) for pattern in patterns))
     return _STANDARD["additionalProperties"](validator, wanted, instance, {"properties": known})
 
 
@@ -293,10 +329,41 @@ def _frozen(value: Any) -> Any:
 
 def _limited(check: Callable[..., Any]) -> Callable[..., Any]:
     def checked(validator: Any, wanted: Any, instance: Any, schema: Any) -> Any:
-        _check_time()
+        check_time()
+        if isinstance(instance, _Unknown):
+            instance.looks += 1
+            return ()
         return check(validator, wanted, instance, schema)
 
     return checked
+
+
+def _if_certain(check: Callable[..., Any]) -> Callable[..., Any]:
+    """The errors of a keyword that wants something *not* to fit, unless it came to them by an unknown value."""
+
+    def checked(validator: Any, wanted: Any, instance: Any, schema: Any) -> Any:
+        unknown = _unknown_in(instance)
+        if unknown is None:
+            return check(validator, wanted, instance, schema)
+        looks = unknown.looks
+        errors = list(check(validator, wanted, instance, schema) or ())
+        return errors if unknown.looks == looks else ()
+
+    return checked
+
+
+def _if_known(check: Callable[..., Any]) -> Callable[..., Any]:
+    """The errors of a keyword that compares the whole value."""
+
+    def checked(validator: Any, wanted: Any, instance: Any, schema: Any) -> Any:
+        return check(validator, wanted, instance, schema) if _unknown_in(instance) is None else ()
+
+    return checked
+
+
+def _unknown_in(instance: Any) -> _Unknown | None:
+    members = instance.values() if isinstance(instance, dict) else ()
+    return next((one for one in members if isinstance(one, _Unknown)), None)
 
 
 _OWN = {
@@ -305,4 +372,7 @@ _OWN = {
     "additionalProperties": _additional_properties,
     "uniqueItems": _unique_items,
 }
-_Validator = extend(Draft202012Validator, {key: _limited(check) for key, check in (_STANDARD | _OWN).items()})
+_CHECKS = _STANDARD | _OWN
+_CHECKS |= {key: _if_certain(_CHECKS[key]) for key in ("if", "not", "oneOf", "unevaluatedProperties")}
+_CHECKS |= {key: _if_known(_CHECKS[key]) for key in ("const", "enum")}
+_Validator = extend(Draft202012Validator, {key: _limited(check) for key, check in _CHECKS.items()})

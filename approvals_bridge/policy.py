@@ -5,11 +5,14 @@ Each rule has one sentence for the person it stops. `check_can_decide` raises it
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from approvals_bridge.models import Category, Clarification, ClarificationStatus
 from executions.errors import Conflict, Forbidden, Gone, OrchestratorError
+from executions.models import Tenant
 
 PERMISSION = "approvals_bridge.decide_clarification"
 GROUP_PREFIX = "group:"
@@ -20,6 +23,18 @@ CLOSED_SENTENCES = {
     ClarificationStatus.TIMEOUT: "The time to answer this is over.",
     ClarificationStatus.CANCELLED: "This is no longer needed: its run has ended or asks something else now.",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Person:
+    """What the rules ask of somebody, with regard to one tenant."""
+
+    user_id: Any
+    username: str
+    names: frozenset[str]
+    groups: frozenset[str]
+    may_decide: bool
+    belongs: bool
 
 
 def check_can_decide(*, clarification: Clarification, user: Any, now: datetime) -> None:
@@ -48,29 +63,52 @@ def can_decide(*, clarification: Clarification, user: Any, now: datetime) -> boo
     return True
 
 
-def _check_person(clarification: Clarification, user: Any) -> None:
-    if not user.is_active or not user.has_perm(PERMISSION):
-        raise Forbidden("You may look at approvals, but not decide them. Ask an administrator for the permission.")
-    if not user.is_superuser and not clarification.tenant.members.filter(pk=user.pk).exists():
-        raise Forbidden("You do not belong to the organisation that asks.")
-    if clarification.category == Category.USER_VERIFICATION and _has_asked(clarification, user):
-        raise Forbidden("You asked for this yourself; somebody else has to decide it.")
+def objection(clarification: Clarification, person: Person) -> str | None:
+    """Why this person may not decide this, as a sentence for the person; None for one who may. Asks the database nothing.
+
+    The clarification need not be stored, nor its run: whoever wants to know beforehand brings what is known of them.
+    """
+    if not person.may_decide:
+        return "You may look at approvals, but not decide them. Ask an administrator for the permission."
+    if not person.belongs:
+        return "You do not belong to the organisation that asks."
+    if clarification.category == Category.USER_VERIFICATION and _has_asked(clarification, person):
+        return "You asked for this yourself; somebody else has to decide it."
     named = clarification.required_approvers
-    if named and not _is_named(user, named):
-        raise Forbidden(f"Only these may decide this: {', '.join(named)}.")
+    if named and not (person.names | person.groups) & set(named):
+        return f"Only these may decide this: {', '.join(named)}."
+    return None
 
 
-def _has_asked(clarification: Clarification, user: Any) -> bool:
+def names_of(user: Any) -> frozenset[str]:
+    """What a user is called where people are named: in required_approvers, and as who asked."""
+    return frozenset(name for name in (user.get_username(), user.email) if name)
+
+
+def groups_of(names: Iterable[str]) -> frozenset[str]:
+    """What groups of these names are called in required_approvers."""
+    return frozenset(f"{GROUP_PREFIX}{name}" for name in names)
+
+
+def _check_person(clarification: Clarification, user: Any) -> None:
+    sentence = objection(clarification, _looked_up(user, clarification.tenant))
+    if sentence:
+        raise Forbidden(sentence)
+
+
+def _looked_up(user: Any, tenant: Tenant) -> Person:
+    return Person(
+        user_id=user.pk,
+        username=user.get_username(),
+        names=names_of(user),
+        groups=groups_of(user.groups.values_list("name", flat=True)),
+        may_decide=user.is_active and user.has_perm(PERMISSION),
+        belongs=user.is_superuser or tenant.members.filter(pk=user.pk).exists(),
+    )
+
+
+def _has_asked(clarification: Clarification, person: Person) -> bool:
     """Four eyes: who triggered or submitted the run, wrote its plan or is named by its token does not decide about it."""
     run = clarification.run
     names = {run.triggered_by, run.requested_by, run.plan.created_by, run.capability.get("subject")}
-    return bool(_names(user) & names) or user.pk in (run.requested_by_user_id, run.plan.created_by_user_id)
-
-
-def _is_named(user: Any, named: list[str]) -> bool:
-    groups = {f"{GROUP_PREFIX}{name}" for name in user.groups.values_list("name", flat=True)}
-    return bool((_names(user) | groups) & set(named))
-
-
-def _names(user: Any) -> set[str]:
-    return {name for name in (user.get_username(), user.email) if name}
+    return bool(person.names & names) or person.user_id in (run.requested_by_user_id, run.plan.created_by_user_id)

@@ -6,6 +6,7 @@ Every check is a generator of PlanErrors over one level or step; what a text ref
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from executions.expressions import IDENTIFIER, RESERVED_IDS, STEP_ID
@@ -14,11 +15,12 @@ from executions.plan_model import BODIES, MAX_STEP_DEPTH, MAX_STEPS, STEP_TYPES,
 from executions.plan_parts import PlanError, escaped
 from executions.plan_references import check_references
 from executions.plan_schemas import check_schemas
+from executions.plan_size import TOO_MANY_STEPS
 
 
-def check(plan: ExecutablePlan) -> list[PlanError]:
-    """Every error across fields."""
-    return list(_errors(plan))
+def check(plan: ExecutablePlan, *, most: int = 1000) -> list[PlanError]:
+    """Every error across fields; of very many the first ones found, for more would only cost time."""
+    return list(islice(_errors(plan), most))
 
 
 def _errors(plan: ExecutablePlan) -> Iterator[PlanError]:
@@ -106,9 +108,7 @@ def _size(plan: ExecutablePlan, calls: Calls, found: list[Level]) -> Iterator[Pl
             [level.depth for level in own] + [depth + depths.get(target, 0) for depth, target in called]
         )
     if counts.get(plan.main_flow, 0) > MAX_STEPS:
-        yield PlanError(
-            "/flows", "too_many_steps", f"The plan has more than {MAX_STEPS} steps; split it into several plans."
-        )
+        yield PlanError("/flows", "too_many_steps", TOO_MANY_STEPS)
     if depths.get(plan.main_flow, 0) > MAX_STEP_DEPTH:
         yield PlanError("/flows", "nested_too_deep", f"Steps are nested more than {MAX_STEP_DEPTH} deep; flatten them.")
 
@@ -132,13 +132,15 @@ def _ids(plan: ExecutablePlan) -> Iterator[PlanError]:
 
 def _rollback(flow: Flow, pointer: str) -> Iterator[PlanError]:
     own = {step.step_id for step in flow.steps}
+    seen: set[str] = set()
     for index, one in enumerate(flow.rollback_steps):
         if one not in own:
             yield PlanError(f"{pointer}/rollback_steps/{index}", "unknown_step", f"The flow has no step '{one}'.")
-        elif one in flow.rollback_steps[:index]:
+        elif one in seen:
             yield PlanError(
                 f"{pointer}/rollback_steps/{index}", "duplicate_rollback_step", f"'{one}' is named twice; remove one."
             )
+        seen.add(one)
     if flow.on_failure == "rollback" and not flow.rollback_steps:
         yield PlanError(
             f"{pointer}/rollback_steps",
@@ -161,7 +163,8 @@ def _dependencies(level: Level) -> Iterator[PlanError]:
         if step.step_type not in BODIES and allowed.issuperset(step.depends_on):
             continue
         named = [(f"/depends_on/{index}", one) for index, one in enumerate(step.depends_on)]
-        for below, one in [*named, *step.branch_ids()]:
+        started = [] if step.step_id in level.rollback else step.branch_ids()  # see _named_branches
+        for below, one in [*named, *started]:
             if one not in level.by_id:
                 yield PlanError(pointer + below, "unknown_step", _not_beside(level, one))
             elif one in level.rollback:
@@ -171,14 +174,17 @@ def _dependencies(level: Level) -> Iterator[PlanError]:
 
 
 def _named_branches(plan: ExecutablePlan, level: Level) -> Iterator[PlanError]:
-    if level.outer is None and level.flow.flow_id == plan.main_flow:
-        return
+    """Only the main flow's normal conditions start steps by their ids: a rollback has an order of its own."""
+    is_main = level.outer is None and level.flow.flow_id == plan.main_flow
     for pointer, step in level.steps:
+        if step.step_id in level.rollback:
+            code, who = "rollback_branch_id", "A condition that runs in a rollback cannot start steps by their ids"
+        elif not is_main:
+            code, who = "nested_branch_id", "Only a condition beside the main flow's steps starts steps by their ids"
+        else:
+            continue
         for below, _ in step.branch_ids():
-            message = (
-                "Only a condition beside the main flow's steps starts steps by their ids; write the step itself here."
-            )
-            yield PlanError(pointer + below, "nested_branch_id", message)
+            yield PlanError(pointer + below, code, f"{who}; write the step itself here.")
 
 
 def _not_beside(level: Level, step_id: str) -> str:
@@ -209,8 +215,6 @@ def _type(step: Step, pointer: str) -> Iterator[PlanError]:
             f"'{step.step_type}' is no step type; use one of: {_list(STEP_TYPES)}.",
         )
     for name, target in step.outputs.items():
-        if not name:
-            yield PlanError(f"{pointer}/outputs", "invalid_output", "Give every output a name.")
         if not target or (target.startswith("$") and not target.startswith("$.")):
             message = "Name the variable that takes this output, or a path such as $.total."
             yield PlanError(f"{pointer}/outputs/{escaped(name)}", "invalid_output", message)

@@ -45,7 +45,8 @@ class Level:
             if step.step_id not in self.rollback
         }
         for _, step in self.steps:
-            for _, target in step.branch_ids() if step.step_type == "condition" else ():
+            starts_others = step.step_type == "condition" and step.step_id not in self.rollback
+            for _, target in step.branch_ids() if starts_others else ():
                 if target in needs:
                     needs[target].append(step.step_id)
         return needs

@@ -242,16 +242,22 @@ class _Reader:
             loc = f"steps[{number}]"
             for missing in [need for need in step.document.depends_on if need not in by_id]:
                 self._fail(f"{loc}.depends_on", f"there is no step {missing!r}")
-            self._connect_branches(step, by_id, loc)
+            self._connect_branches(step, by_id, loc, undo=frozenset(plan.rollback_steps))
         self._check_cycle(steps, "steps")
 
-    def _connect_branches(self, step: StepSpec, by_id: dict[str, StepSpec], loc: str) -> None:
+    def _connect_branches(self, step: StepSpec, by_id: dict[str, StepSpec], loc: str, *, undo: frozenset[str]) -> None:
+        """Tell the steps that a condition names. A rollback has an order of its own, in which they could wait for ever."""
         if not isinstance(step.settings, ConditionParameters):
             return
         for branch, members in ((True, step.settings.then), (False, step.settings.otherwise)):
+            place = f"{loc}.parameters.{'then' if branch else 'else'}"
             for target in [member for member in members if isinstance(member, str)]:
                 if target not in by_id or target == step.id:
-                    self._fail(f"{loc}.parameters.{'then' if branch else 'else'}", f"there is no other step {target!r}")
+                    self._fail(place, f"there is no other step {target!r}")
+                elif step.id in undo:
+                    self._fail(place, f"a rollback condition cannot name {target!r}; put the step itself here")
+                elif target in undo:
+                    self._fail(place, f"{target!r} is a rollback step; name a normal one")
                 else:
                     by_id[target].gates.append((step.id, branch))
 

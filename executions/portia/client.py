@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -17,21 +18,24 @@ from urllib.parse import quote
 
 from django.conf import settings
 
+from executions.argument_schemas import prepared
 from executions.portia.connection import Call, CallRetry, Connection
 from executions.portia.errors import (
     BadPortiaAnswer,
     NotFound,
     NotSupported,
-    PortiaError,
     PortiaRejected,
     PortiaUnavailable,
     RunNotFound,
 )
+from executions.portia.needs import UNKNOWN, Runtime
+from executions.portia.recent import Recent
 from executions.portia.wire import JSON, Health, PortiaClarification, PortiaPlan, PortiaPlanRun, StoredPlan, Tool
 
 BATCH_IDS = 100  # the contract's limit
 BATCH_CHARACTERS = 6000  # so that a proxy with an 8 kB request line lets the query through
-TOOLS_AGE = 15.0  # seconds
+LOOK_TIMEOUT = 1.0  # seconds
+LONGEST_KIND = 100  # characters
 LONGEST_WAIT = 55
 LONG_POLL_MARGIN = 10.0
 CAPABILITIES_AGE = 30.0
@@ -63,7 +67,15 @@ class PortiaClient:
             read_timeout=read_timeout,
             retry=retry or CallRetry(),
         )
-        self._tools: dict[str, tuple[float, frozenset[str] | None]] = {}
+        self._looks = Connection(
+            base_url=base_url,
+            api_key=api_key,
+            connect_timeout=min(connect_timeout, LOOK_TIMEOUT),
+            read_timeout=min(read_timeout, LOOK_TIMEOUT),
+            retry=CallRetry(tries=1),
+        )
+        self._health = Recent(self._look_at_health, otherwise=UNKNOWN)
+        self._tools: dict[str, Recent[Runtime]] = {}
         self._capabilities: tuple[float, frozenset[str]] = (float("-inf"), frozenset())
 
     def __repr__(self) -> str:
@@ -106,20 +118,31 @@ class PortiaClient:
                 return None
             raise
 
-    def known_tools(self, *, tenant: str) -> frozenset[str] | None:
-        """The ids of the runtime's tools as of some seconds ago; None where it does not say, or does not answer just now."""
-        asked, known = self._tools.get(tenant, (float("-inf"), None))
-        if time.monotonic() - asked > TOOLS_AGE:
-            self._tools[tenant] = (time.monotonic(), known)  # others get the last answer while this one is on its way
-            try:
-                data = self._connection.call_once(
-                    Call(method="GET", path="/tools", tenant=tenant, read_timeout=HEALTH_TIMEOUT)
-                )
-                known = frozenset(tool.id for tool in _each(Tool.from_json, data, "tools"))
-            except PortiaError:
-                known = None
-            self._tools[tenant] = (time.monotonic(), known)
-        return known
+    def known_runtime(self, *, tenant: str) -> Runtime:
+        """What the runtime said of itself and its tools some seconds ago, for callers who cannot wait for it.
+
+        Never raises. One caller in 15 seconds asks, for two seconds a question at most; the others get the last answer.
+        """
+        runtime = self._health.get()
+        if not runtime.answers:
+            return runtime
+        if tenant not in self._tools:
+            self._tools.setdefault(tenant, Recent(lambda: self._look_at_tools(tenant), otherwise=UNKNOWN))
+        has = self._tools[tenant].get()
+        return replace(runtime, tools=has.tools, schemas=has.schemas)
+
+    def _look_at_health(self) -> Runtime:
+        try:
+            data = self._looks.call_once(Call(method="GET", path="/health"))
+        except PortiaRejected:  # it is there, and has no such call
+            return Runtime(answers=True)
+        return _read_as(_runtime, data)
+
+    def _look_at_tools(self, tenant: str) -> Runtime:
+        data = self._looks.call_once(Call(method="GET", path="/tools", tenant=tenant))
+        tools = _each(Tool.from_json, data, "tools")
+        schemas = {tool.id: tool.args_schema for tool in tools if tool.args_schema != {}}
+        return Runtime(tools=frozenset(tool.id for tool in tools), schemas=prepared(schemas))
 
     # -- plans
 
@@ -294,6 +317,16 @@ def portia() -> PortiaClient:
 @lru_cache(maxsize=1)
 def _client_of(pid: int, base_url: str, api_key: str, connect: float, read: float) -> PortiaClient:
     return PortiaClient(base_url=base_url, api_key=api_key, connect_timeout=connect, read_timeout=read)
+
+
+def _runtime(health: JSON) -> Runtime:
+    """Read a health answer for what plans need; a runtime that lists no capabilities says nothing about them."""
+    listed = health.get("capabilities")
+    capabilities = frozenset(str(one) for one in listed) if isinstance(listed, list) else None
+    if capabilities is not None and health.get("llm"):
+        capabilities |= {"llm"}
+    kind = str(health.get("runtime") or "")[:LONGEST_KIND]
+    return Runtime(answers=True, kind=kind or None, capabilities=capabilities)
 
 
 def _segment(identifier: str) -> str:

@@ -236,12 +236,12 @@ class Health:
 
 @dataclass(frozen=True, kw_only=True)
 class Tool:
-    """A tool the runtime can call; `args_schema` is a JSON Schema."""
+    """A tool the runtime can call; `args_schema` is a JSON Schema, or whatever the runtime gives for one."""
 
     id: str
     name: str
     description: str
-    args_schema: JSON
+    args_schema: Any
 
     @classmethod
     def from_json(cls, data: JSON) -> Tool:
@@ -250,7 +250,7 @@ class Tool:
             id=str(data["id"]),
             name=str(data.get("name") or data["id"]),
             description=str(data.get("description") or ""),
-            args_schema=dict(data.get("args_schema") or {}),
+            args_schema={} if data.get("args_schema") is None else data["args_schema"],
         )
 
 

@@ -218,6 +218,26 @@ def test_no_step_waits_for_a_rollback_step() -> None:
     assert errors_of(document) == [(f"{STEPS}/0/depends_on/0", "depends_on_rollback_step")]
 
 
+@pytest.mark.parametrize("key", ["then", "else"])
+@pytest.mark.parametrize("target", ["late", "undo_more", "undo", "nope"])
+def test_a_rollback_condition_starts_no_steps_by_their_ids(key, target) -> None:
+    undo = step("undo", "condition", expression="true", **{key: [target]})
+    fields = ROLLBACK | {"rollback_steps": ["undo", "undo_more"]}
+    document = plan(action("a"), action("late"), undo, action("undo_more"), flow_fields=fields)
+    assert errors_of(document) == [(f"{STEPS}/2/parameters/{key}/0", "rollback_branch_id")]
+
+
+def test_a_rollback_condition_holds_the_steps_it_starts() -> None:
+    undo = step("undo", "condition", expression="a.success", then=[action("back")], else_=[action("note")])
+    assert parse(plan(action("a"), undo, flow_fields=ROLLBACK))
+
+
+def test_a_normal_condition_starts_no_rollback_step() -> None:
+    choose = step("choose", "condition", expression="true", then=["undo"])
+    document = plan(choose, action("undo"), flow_fields=ROLLBACK)
+    assert errors_of(document) == [(f"{STEPS}/0/parameters/then/0", "depends_on_rollback_step")]
+
+
 def test_a_rollback_step_may_read_any_normal_step_but_none_may_read_it() -> None:
     undo = action("undo", depends_on=["do"], parameters={"x": "{{later.output}}"})
     assert parse(plan(undo, action("do"), action("later"), flow_fields=ROLLBACK))

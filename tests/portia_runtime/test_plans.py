@@ -69,6 +69,22 @@ def test_a_circle_through_a_condition_is_found(client: Client):
     assert "circle" in error["msg"]
 
 
+@pytest.mark.parametrize(("starts", "rollback_steps"), [("b", ["c"]), ("b", ["b"]), ("b", ["b", "c"])])
+def test_no_condition_starts_by_its_id_what_a_rollback_would_wait_for(client: Client, starts, rollback_steps):
+    choice = {"id": "c", "type": "condition", "parameters": {"expression": "true", "else": [starts]}}
+    steps = [ECHO, {**ECHO, "id": "b"}, choice]
+    problem = refused(client, steps=steps, on_failure="rollback", rollback_steps=rollback_steps)
+    assert locs(problem) == {"steps[2].parameters.else"}
+
+
+def test_a_rollback_condition_runs_the_steps_it_holds(client: Client):
+    inside = {"id": "in", "type": "action", "tool": "echo"}
+    undo = {"id": "undo", "type": "condition", "parameters": {"expression": "a.success", "then": [inside]}}
+    boom = {"id": "boom", "tool": "fail", "parameters": {"hard": True}}
+    run = client.run(ECHO, boom, undo, on_failure="rollback", rollback_steps=["undo"])
+    assert (run["status"], run["rollback"]["status"], run["rollback"]["steps"]) == ("failed", "completed", ["undo"])
+
+
 def test_an_id_used_twice_is_refused(client: Client):
     assert "used 2 times" in refused(client, steps=[ECHO, ECHO])["errors"][0]["msg"]
 

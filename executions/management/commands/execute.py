@@ -7,16 +7,17 @@ import secrets
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 from rich.console import Console
 
-from executions.actions import runs
+from executions.actions import previews, runs
 from executions.actions.runs import Submission
 from executions.api.serializers import RunSerializer
 from executions.errors import OrchestratorError
+from executions.management.dry_run import print_preview
 from executions.management.progress import EXIT_CODES, REFUSED, STILL_GOING, RunProgress, print_outcome
 from executions.models import Run, Tenant
 from executions.portia.client import portia
@@ -26,8 +27,8 @@ class Command(BaseCommand):
     """`manage.py execute examples/plans/welcome.json --param email=ann@example.com --wait`."""
 
     help = (
-        "Run an ExecutablePlan from a JSON file. Exit codes: 0 accepted or completed, 1 the run failed, 2 refused or bad "
-        "input, 3 cancelled, 4 still going when --wait ran out."
+        "Run an ExecutablePlan from a JSON file. Exit codes: 0 accepted, completed, or a dry run that found nothing wrong; "
+        "1 the run failed, 2 refused (a dry run too) or bad input, 3 cancelled, 4 still going when --wait ran out."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -42,11 +43,14 @@ class Command(BaseCommand):
         parser.add_argument("--triggered-by", default="operator", help="who asks for the run")
         parser.add_argument("--capability-token", help="needed in production")
         parser.add_argument("--dry-run", action="store_true", help="check everything, run nothing")
+        parser.add_argument("--json", action="store_true", help="show a dry run as JSON on a terminal too")
         parser.add_argument(
             "--wait", type=float, nargs="?", const=3600.0, metavar="SECONDS", help="follow the run to its end"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["json"] and not options["dry_run"]:
+            raise CommandError("--json: only a dry run is shown as JSON; add --dry-run.", returncode=REFUSED)
         tenant = self._tenant(options["tenant"])
         submission = Submission(
             executable_plan=self._read(options["plan"]),
@@ -55,17 +59,24 @@ class Command(BaseCommand):
             capability_token=options["capability_token"],
             triggered_by=options["triggered_by"],
             correlation_id=secrets.token_hex(16),
-            known_tools=portia().known_tools(tenant=tenant.identifier),
+            runtime=portia().known_runtime(tenant=tenant.identifier),
         )
         try:
             if options["dry_run"]:
-                self.stdout.write(json.dumps(runs.preview(tenant=tenant, submission=submission), indent=2))
+                self._show(tenant, submission, as_json=options["json"])
                 return
             with transaction.atomic(durable=True):
                 run = runs.start(tenant=tenant, principal=options["triggered_by"], submission=submission)
         except OrchestratorError as error:
             raise CommandError(_sentence(error), returncode=REFUSED) from None
         self._follow(run, options["wait"])
+
+    def _show(self, tenant: Tenant, submission: Submission, *, as_json: bool) -> None:
+        seen = previews.preview(tenant=tenant, principal=submission.triggered_by, user=None, submission=submission)
+        if as_json or not self.stdout.isatty():
+            self.stdout.write(json.dumps(seen.to_json(), indent=2))
+        else:
+            print_preview(Console(file=cast("IO[str]", self.stdout)), seen)
 
     def _follow(self, run: Run, seconds: float | None) -> None:
         if seconds is None:
@@ -105,7 +116,7 @@ def watch(run: Run, *, seconds: float, console: Console) -> Run:
             left = deadline - time.monotonic()
             if run.is_terminal or left <= 0:
                 return run
-            run = runs.wait(run, seconds=min(left, runs.LONGEST_WAIT), since=run.version)
+            run = runs.wait(run, seconds=left, since=run.version)
 
 
 def _pairs(option: str, words: list[str]) -> dict[str, Any]:
