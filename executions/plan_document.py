@@ -10,6 +10,7 @@ import re
 from collections.abc import Container
 from copy import deepcopy
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ from executions.canonical_json import JSONPath, NotCanonical, canonical_json, fl
 from executions.plan_checks import check
 from executions.plan_model import ExecutablePlan, Flow, Step
 from executions.plan_parts import PlanError, PlanInvalid, RetryPolicy, escaped
+from executions.plan_size import oversize
 
 __all__ = ["ExecutablePlan", "Flow", "PlanError", "PlanInvalid", "RetryPolicy", "Step", "canonical_hash", "parse"]
 
@@ -26,6 +28,8 @@ NOT_HASHED = frozenset({"plan_id", "plan_hash"})
 VOLATILE_METADATA = "compiled_"
 REPAIRS = 5
 MAX_ERRORS = 500
+MAX_SHAPE_ERRORS = 1000
+QUOTED = 80
 _NUL = b"\\u0000"
 
 # What stands in for a missing field, so that the checks across fields can still look at the rest of the document.
@@ -68,10 +72,13 @@ _CAUSES = {
 def parse(document: Any) -> ExecutablePlan:
     """The plan of a JSON-decoded document, with its `plan_hash` computed.
 
-    Raises PlanInvalid with every error at once. Only a document that cannot be hashed or stored is refused for that alone.
+    Raises PlanInvalid with every error at once. Only a document that cannot be hashed or stored, or is out of all bounds, is
+    refused for that alone.
     """
     if not isinstance(document, dict):
         raise PlanInvalid([PlanError("", "not_an_object", "Send the plan as a JSON object.")])
+    if too_large := oversize(document):
+        raise PlanInvalid([too_large])
     plan_hash = canonical_hash(document)
     plan, errors = _shaped(document | {"plan_hash": plan_hash})
     errors += _wrong_hash(document.get("plan_hash"), plan_hash)
@@ -107,7 +114,9 @@ def lasting(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_sound(document: dict[str, Any]) -> None:
-    found = [PlanError(_pointer(path), code, message) for path, code, message in flaws(document)]
+    found = [
+        PlanError(_pointer(path), code, message) for path, code, message in islice(flaws(document), MAX_SHAPE_ERRORS)
+    ]
     if found:
         raise PlanInvalid(_listed(found))
 
@@ -115,7 +124,10 @@ def _require_sound(document: dict[str, Any]) -> None:
 def _wrong_hash(submitted: Any, computed: str) -> list[PlanError]:
     if submitted is None or submitted == computed:
         return []
-    message = f"The content's hash is {computed}, not {submitted}: send that one, leave plan_hash out, or restore the content."
+    given = str(submitted)[:QUOTED]
+    message = (
+        f"The content's hash is {computed}, not {given}: send that one, leave plan_hash out, or restore the content."
+    )
     return [PlanError("/plan_hash", "plan_hash_mismatch", message)]
 
 
@@ -127,6 +139,8 @@ def _shaped(document: dict[str, Any]) -> tuple[ExecutablePlan | None, list[PlanE
             return ExecutablePlan.model_validate(document), list(errors.values())
         except ValidationError as invalid:
             found = invalid.errors(include_url=False, include_input=False)
+        if len(found) > MAX_SHAPE_ERRORS:
+            return None, [_shape_error(one) for one in found[:MAX_SHAPE_ERRORS]]
         new = [_shape_error(one) for one in found]
         errors |= {one.pointer: one for one in new if not _is_within(one.pointer, errors)}
         document = _repaired(document, found)
@@ -135,13 +149,15 @@ def _shaped(document: dict[str, Any]) -> tuple[ExecutablePlan | None, list[PlanE
 
 def _shape_error(found: ErrorDetails) -> PlanError:
     code, message = _SHAPE_ERRORS.get(found["type"], (found["type"], found["msg"]))
-    values = {"field": found["loc"][-1]} | found.get("ctx", {})
+    values = {"field": (found["loc"] or ("",))[-1]} | found.get("ctx", {})
     return PlanError(_pointer(found["loc"]), code, message.format_map(values))
 
 
 def _repaired(document: dict[str, Any], found: list[ErrorDetails]) -> dict[str, Any]:
     document = deepcopy(document)
     for one in found:
+        if not one["loc"]:
+            continue
         *way, last = one["loc"]
         parent: Any = document
         try:
@@ -178,7 +194,7 @@ def _listed(errors: list[PlanError]) -> list[PlanError]:
     found = sorted(dict.fromkeys(errors), key=_document_order)
     if len(found) <= MAX_ERRORS:
         return found
-    message = f"There are {len(found) - MAX_ERRORS} more errors; mend these {MAX_ERRORS} first."
+    message = f"There are at least {len(found) - MAX_ERRORS} more errors; mend these {MAX_ERRORS} first."
     return [*found[:MAX_ERRORS], PlanError("", "too_many_errors", message)]
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     ConfigDict,
+    FailFast,
     Field,
     PlainValidator,
     StringConstraints,
@@ -19,12 +19,14 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_core import PydanticCustomError
 
+from executions.bounds import MOST_NAMES
+from executions.expressions import MAX_EXPRESSION
 from executions.plan_parts import (
     Approval,
     Category,
     Configuration,
+    Id,
     Names,
     OnFailure,
     Part,
@@ -33,42 +35,47 @@ from executions.plan_parts import (
     Seconds,
     SecurityContext,
     Text,
+    Texts,
     Title,
+    Values,
     or_text,
 )
 
 MAX_STEPS = 5000
 MAX_STEP_DEPTH = 8
+MAX_ROUNDS = 100_000  # of a loop
 STEP_TYPES = ("action", "approval", "condition", "exit", "loop", "parallel", "sequence", "user_input", "agent", "llm")
 LLM_TYPES = frozenset({"agent", "llm"})
 
 
 def _step_or_id(value: Any) -> Step | str:
-    return value if isinstance(value, str) else _STEP.validate_python(value)
+    return (_ID if isinstance(value, str) else _STEP).validate_python(value)
 
 
-StepOrId = Annotated[Any, PlainValidator(_step_or_id)]
+StepOrId = Annotated[Any, PlainValidator(_step_or_id, json_schema_input_type="Step | Id")]
+Condition = Annotated[str, Field(json_schema_extra={"maxLength": MAX_EXPRESSION})]  # which plan_references looks at
+Ids = Annotated[list[Id], Field(max_length=MAX_STEPS), FailFast()]
 
 
 class Step(Part):
     """One step. In `parameters` of a loop, parallel, sequence or condition, nested steps are Step objects too."""
 
-    step_id: str
+    step_id: Id
     name: Title | None = None
     description: Text | None = None
-    step_type: str
+    step_type: Id
     action: Title | None = None
     tool: Title | None = None
-    parameters: dict[str, Any] = {}
-    inputs: dict[str, str] = {}
-    outputs: dict[str, str] = {}
-    depends_on: list[str] = []
-    conditions: Annotated[list[str], Field(max_length=50)] = []
+    parameters: Values = {}
+    inputs: Texts = {}
+    outputs: Texts = {}
+    depends_on: Ids = []
+    conditions: Annotated[list[Condition], Field(max_length=50), FailFast()] = []
     retry_policy: RetryPolicy | None = None
     timeout: Seconds | None = None
     on_failure: Literal["stop", "continue"] | None = None
     approval: Approval | None = None
-    metadata: dict[str, Any] = {}
+    metadata: Values = {}
     tags: Names = []
 
     @field_validator("parameters")
@@ -114,31 +121,31 @@ class _Parameters(Part):
 class GroupParameters(_Parameters):
     """Of a parallel or sequence step: its own steps, or the flow whose steps they are."""
 
-    steps: list[Step] = []
-    flow: str | None = None
+    steps: Annotated[list[Step], Field(max_length=MAX_STEPS)] = []
+    flow: Id | None = None
 
 
 class LoopParameters(GroupParameters):
     """Of a loop: what it goes over, and its body: `steps`, a `flow`, or a `tool` with `arguments`."""
 
-    over: Annotated[list[Any] | str, or_text(list[Any])] = []
-    times: Annotated[int | str, or_text(Annotated[int, Field(strict=True, ge=0, le=100_000)])] = 0
-    while_: str = Field(default="", alias="while")
-    item: str = "item"
+    over: Annotated[list[Any] | str, or_text(Annotated[list[Any], Field(max_length=MAX_ROUNDS)])] = []
+    times: Annotated[int | str, or_text(Annotated[int, Field(strict=True, ge=0, le=MAX_ROUNDS)])] = 0
+    while_: Condition = Field(default="", alias="while")
+    item: Annotated[str, StringConstraints(max_length=64)] = "item"
     tool: Title | None = None
-    arguments: dict[str, Any] = {}
-    max_iterations: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    arguments: Values = {}
+    max_iterations: Annotated[int, Field(ge=1, le=MAX_ROUNDS)] = 1000
     parallel: bool = False
 
 
 class ConditionParameters(_Parameters):
     """Of a condition: a CEL expression, and what runs if it is true (then) or false (else)."""
 
-    expression: str
-    then: list[StepOrId] = []
-    else_: list[StepOrId] = Field(default=[], alias="else")
-    then_flow: str | None = None
-    else_flow: str | None = None
+    expression: Condition
+    then: Annotated[list[StepOrId], Field(max_length=MAX_STEPS)] = []
+    else_: Annotated[list[StepOrId], Field(max_length=MAX_STEPS)] = Field(default=[], alias="else")
+    then_flow: Id | None = None
+    else_flow: Id | None = None
 
 
 class UserInputParameters(_Parameters):
@@ -148,8 +155,8 @@ class UserInputParameters(_Parameters):
     category: Category | None = None
     options: Annotated[list[Any] | str, or_text(Annotated[list[Any], Field(min_length=1, max_length=200)])] = ""
     timeout: Seconds | None = None
-    schema_: dict[str, Any] = Field(default={}, alias="schema")
-    data: dict[str, Any] = {}
+    schema_: Annotated[dict[str, Any], Field(max_length=MOST_NAMES)] = Field(default={}, alias="schema")
+    data: Values = {}
 
 
 class ApprovalParameters(Approval):
@@ -182,6 +189,7 @@ BODIES = {
     "condition": {"then": "then_flow", "else": "else_flow"},
 }
 _STEP = TypeAdapter(Step)
+_ID = TypeAdapter(Id)
 
 
 def _attribute(parameter: str) -> str:
@@ -191,15 +199,15 @@ def _attribute(parameter: str) -> str:
 class Flow(Part):
     """Steps that run together; the main flow runs first, others run where a step names them."""
 
-    flow_id: str
+    flow_id: Id
     name: Title | None = None
     description: Text | None = None
     steps: Annotated[list[Step], Field(min_length=1, max_length=MAX_STEPS)]
     parallel_execution: bool = False
     max_concurrency: Annotated[int, Field(ge=1, le=1000)] | None = None
     on_failure: OnFailure = "stop"
-    rollback_steps: list[str] = []
-    metadata: dict[str, Any] = {}
+    rollback_steps: Ids = []
+    metadata: Values = {}
 
     def every_step(self, pointer: str = "") -> Iterator[tuple[str, Step]]:
         """Every step with its JSON Pointer below `pointer`, nested and rollback steps too, parents before children."""
@@ -208,12 +216,6 @@ class Flow(Part):
             yield place, step
             if step.step_type in BODIES:
                 yield from _walk(place, step)
-
-
-def _named(value: dict[str, Any]) -> dict[str, Any]:
-    if "" in value:
-        raise PydanticCustomError("invalid_name", "Give every variable a name.")
-    return value
 
 
 class ExecutablePlan(Part):
@@ -226,12 +228,12 @@ class ExecutablePlan(Part):
     version: Annotated[str, StringConstraints(min_length=1, max_length=64)] = "1.0.0"
     description: Text | None = None
     flows: Annotated[list[Flow], Field(min_length=1, max_length=500)]
-    main_flow: str
+    main_flow: Id
     resource_requirements: ResourceRequirements = ResourceRequirements()
     security_context: SecurityContext = SecurityContext()
-    metadata: dict[str, Any] = {}
+    metadata: Values = {}
     configuration: Configuration = Configuration()
-    variables: Annotated[dict[str, Any], AfterValidator(_named)] = {}
+    variables: Values = {}
 
     @property
     def main(self) -> Flow:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
+    FailFast,
     Field,
     PlainValidator,
     StringConstraints,
@@ -16,10 +18,13 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
+
+from executions.bounds import LONGEST_NAME, MOST_NAMES
 
 YEAR = 365 * 24 * 3600
 DAY = 24 * 3600
+LONGEST_QUANTITY = 64
 
 
 @dataclass(frozen=True)
@@ -48,36 +53,60 @@ def escaped(name: str) -> str:
 def _quantity(value: Any) -> str | float:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise PydanticCustomError("wrong_type", "Give a number, or a text such as '500m' or '2Gi'.")
+    if isinstance(value, str) and len(value) > LONGEST_QUANTITY:
+        raise PydanticKnownError("string_too_long", {"max_length": LONGEST_QUANTITY})
+    return value
+
+
+def _named(value: dict[str, Any]) -> dict[str, Any]:
+    if not all(1 <= len(name) <= LONGEST_NAME for name in value):
+        raise PydanticCustomError("invalid_name", f"Give every name in here 1 to {LONGEST_NAME} characters.")
     return value
 
 
 def or_text(kind: Any) -> PlainValidator:
     """Accept `kind`, or a text: a template gives the value when the step runs."""
-    adapter = TypeAdapter(kind)
-    return PlainValidator(lambda value: value if isinstance(value, str) else adapter.validate_python(value))
+    adapter, text = TypeAdapter(kind), TypeAdapter(Text)
+    return PlainValidator(
+        lambda value: (text if isinstance(value, str) else adapter).validate_python(value),
+        json_schema_input_type=kind | Text,
+    )
 
 
+Id = Annotated[str, StringConstraints(max_length=256)]  # no valid one is so long: what it is made of is checked later
 Title = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Text = Annotated[str, StringConstraints(max_length=10_000)]
 Seconds = Annotated[float, Field(gt=0, le=YEAR, allow_inf_nan=False)]
 Delay = Annotated[float, Field(ge=0, le=DAY, allow_inf_nan=False)]
-Names = Annotated[list[Title], Field(max_length=1000)]
-Quantity = Annotated[Any, PlainValidator(_quantity)]
+# Of a list of texts only the first wrong entry is named: half a million of them would take half a gigabyte.
+Names = Annotated[list[Title], Field(max_length=1000), FailFast()]
+_OF_NAMES = Field(
+    max_length=MOST_NAMES, json_schema_extra={"propertyNames": {"minLength": 1, "maxLength": LONGEST_NAME}}
+)
+Values = Annotated[dict[str, Any], _OF_NAMES, AfterValidator(_named)]
+Texts = Annotated[dict[str, Text], _OF_NAMES, AfterValidator(_named)]
+Quantity = Annotated[
+    Any, PlainValidator(_quantity, json_schema_input_type=Annotated[str, Field(max_length=LONGEST_QUANTITY)] | float)
+]
 Category = Literal["Action", "Input", "Multiple Choice", "Value Confirmation", "User Verification", "Custom"]
 OnFailure = Literal["stop", "continue", "rollback"]
 
 
 class Part(BaseModel):
-    """A part of the document; a field that is null counts as left out."""
+    """A part of the document; a field that is null counts as left out. None has more than MOST_NAMES fields."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", json_schema_extra={"maxProperties": MOST_NAMES})
 
     @model_validator(mode="before")
     @classmethod
     def _null_is_left_out(cls, data: Any) -> Any:
-        if isinstance(data, dict) and None in data.values():
-            return {key: value for key, value in data.items() if value is not None}
-        return data
+        if not isinstance(data, dict):
+            return data
+        if len(data) > MOST_NAMES:
+            raise PydanticKnownError(
+                "too_long", {"field_type": "Object", "max_length": MOST_NAMES, "actual_length": len(data)}
+            )
+        return {key: value for key, value in data.items() if value is not None} if None in data.values() else data
 
 
 class _Delays(Part):

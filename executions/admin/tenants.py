@@ -12,22 +12,31 @@ from django.http import HttpRequest
 from unfold.decorators import display
 
 from executions.admin.base import ScopedAdmin
-from executions.models import Tenant
+from executions.models import Run, Tenant
+
+LIMITS = ("rate_limit", "concurrency_limit")
+ABOUT_LIMITS = (
+    "How much the tenant's API keys may ask at once; only superusers set this. Beyond the rate a request is answered with 429 "
+    "and the time to wait; beyond the runs a submission is. A change holds from the next request on, and ends no run."
+)
 
 
 @admin.register(Tenant)
 class TenantAdmin(ScopedAdmin):
-    """Tenants: name, allowed tools and members. The identifier stays, because keys and tokens name it."""
+    """Tenants: name, allowed tools, members and limits. The identifier stays, because keys and tokens name it."""
 
     members_path = "members"
-    fields = ["identifier", "name", "is_active", "allowed_tools", "members"]
+    fieldsets = [
+        (None, {"fields": ["identifier", "name", "is_active", "allowed_tools", "members"]}),
+        ("Limits", {"fields": [*LIMITS, "runs_now"], "description": ABOUT_LIMITS}),
+    ]
     filter_horizontal = ["members"]
     list_display = ["name", "identifier", "is_active", "member_count"]
     search_fields = ["name", "identifier"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> list[str]:
-        """The identifier can only be chosen at first."""
-        return ["identifier"] if obj else []
+        """The identifier can only be chosen at first; limits are not set by those they hold for."""
+        return [*(["identifier"] if obj else []), *(() if request.user.is_superuser else LIMITS), "runs_now"]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Superusers only: whoever adds a tenant would not be a member of it."""
@@ -45,6 +54,12 @@ class TenantAdmin(ScopedAdmin):
         if not request.user.is_superuser:
             people = people.filter(tenants__members=request.user.pk).distinct()
         return super().formfield_for_manytomany(db_field, request, queryset=people, **kwargs)
+
+    @display(description="Runs that have not ended now")
+    def runs_now(self, obj: Tenant) -> str:
+        """How many, and of how many that may be."""
+        count = 0 if obj._state.adding else Run.objects.not_ended().filter(tenant=obj).count()
+        return str(count) if obj.concurrency_limit is None else f"{count} of {obj.concurrency_limit}"
 
     @display(description="Members")
     def member_count(self, obj: Tenant) -> int:

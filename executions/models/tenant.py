@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
-from django.core.validators import RegexValidator
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
+from django.db.models import Q
 
 from executions.models.ids import uuid7
+
+HIGHEST_RATE = 1_000_000  # a request's share of a minute is counted in whole microseconds
 
 
 class Tenant(models.Model):
@@ -30,10 +33,26 @@ class Tenant(models.Model):
     members = models.ManyToManyField(
         settings.AUTH_USER_MODEL, related_name="tenants", blank=True, help_text="Staff who see and decide its requests."
     )
+    rate_limit = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(HIGHEST_RATE)],
+        help_text="API requests per minute. Empty: unlimited.",
+    )
+    concurrency_limit = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Runs that have not ended, at once. Empty: unlimited.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         ordering = ["identifier"]
+        constraints = [
+            models.CheckConstraint(name="tenant_rate_limit_in_range", condition=Q(rate_limit__range=(1, HIGHEST_RATE))),
+            models.CheckConstraint(name="tenant_concurrency_limit_at_least_one", condition=Q(concurrency_limit__gte=1)),
+        ]
 
     def __str__(self) -> str:
         return self.name
