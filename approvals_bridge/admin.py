@@ -19,6 +19,7 @@ from approvals_bridge.answers import safe_url
 from approvals_bridge.forms import DecisionForm, RefusalForm, form_for
 from approvals_bridge.models import Category, Clarification, ClarificationStatus, Decision
 from executions.admin.base import PageAdmin
+from executions.admin.filters import TenantFilter
 from executions.admin.steps import dependents, main_steps, tool_words
 from executions.errors import OrchestratorError
 from executions.templatetags.reading import ago
@@ -61,7 +62,7 @@ class ClarificationAdmin(PageAdmin):
     page_template = "admin/approvals_bridge/clarification/page.html"
     live_template = "admin/approvals_bridge/clarification/live.html"
     list_display = ["shown_title", "shown_status", "plan_name", "tenant", "asked_by", "age", "time_left"]
-    list_filter = [WaitingFilter, "category", ("tenant", admin.RelatedOnlyFieldListFilter), "requested_at"]
+    list_filter = [WaitingFilter, "category", ("tenant", TenantFilter), "requested_at"]
     search_fields = [
         "id",
         "title",

@@ -91,7 +91,8 @@ class Clarification(models.Model):
     class Meta:
         ordering = ["-requested_at"]
         indexes = [
-            models.Index(fields=["tenant", "status", "-requested_at"], name="clarification_by_tenant"),
+            models.Index(fields=["tenant", "-id"], name="clarification_by_tenant"),
+            models.Index(fields=["tenant", "status", "-id"], name="clarification_by_status"),
             models.Index(fields=["deadline"], name="clarification_deadline", condition=Q(status="pending")),
         ]
         permissions = [("decide_clarification", "Can decide clarifications")]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import requests
 from django.contrib.auth import get_user_model
@@ -86,7 +86,7 @@ class Api:
 
     def submit(self, plan: dict[str, Any], key: str | None = None) -> str:
         """Submit a plan; the run's id."""
-        headers = {"Idempotency-Key": key} if key else {}
+        headers = {"Idempotency-Key": key or str(uuid4())}
         answer = self.session.post(
             f"{self.base}/v1/execute", json={"executable_plan": plan}, headers=headers, timeout=60
         )

@@ -31,14 +31,20 @@ CLARIFICATION_TIMEOUT = "io.anumate.clarification.timeout"
 CLARIFICATION_CANCELLED = "io.anumate.clarification.cancelled"
 CLARIFICATION_DELIVERED = "io.anumate.clarification.delivered"
 
-NEXT_SEQUENCE = "UPDATE executions_run SET event_sequence = event_sequence + 1 WHERE id = %s RETURNING event_sequence"
+NEXT = """
+    UPDATE executions_run SET event_sequence = event_sequence + 1, version = version + 1, updated_at = clock_timestamp()
+    WHERE id = %s RETURNING event_sequence, version, updated_at
+"""
 
 
 def record(*, run: Run, kind: str, by: str, data: dict[str, Any], subject: str = "") -> Event:
-    """Write one event of a run. Needs the caller's transaction; the run's row hands out the sequence and is locked by it."""
+    """Write one event of a run, which is a new version of it: whoever waits for a change hears of it.
+
+    Needs the caller's transaction; the run's row hands out the sequence and is locked by it.
+    """
     with connection.cursor() as cursor:
-        cursor.execute(NEXT_SEQUENCE, [run.pk])
-        (run.event_sequence,) = cursor.fetchone()
+        cursor.execute(NEXT, [run.pk])
+        run.event_sequence, run.version, run.updated_at = cursor.fetchone()
     return Event.objects.create(
         tenant_id=run.tenant_id,
         run=run,

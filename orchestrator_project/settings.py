@@ -6,6 +6,7 @@ everything it needs is set. Names, meanings and defaults: docs/reference/setting
 
 from __future__ import annotations
 
+import re
 import secrets
 from contextlib import suppress
 from pathlib import Path
@@ -74,8 +75,21 @@ class Environment(BaseSettings):
     @classmethod
     def _is_an_address(cls, value: str) -> str:
         parts = urlsplit(value)
-        if value and (parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query):
-            raise ValueError("give http(s)://host[:port], without user, password and query")
+        if value and (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or parts.username
+            or parts.query
+            or parts.fragment
+        ):
+            raise ValueError("give http(s)://host[:port], without user, password, query and fragment")
+        return value
+
+    @field_validator("portia_api_key", "plan_compiler_api_key")
+    @classmethod
+    def _can_be_sent(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
+            raise ValueError("give printable ASCII characters without spaces: it is sent in a header")
         return value
 
 
@@ -283,9 +297,10 @@ else:
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["executions.api.authentication.ApiKeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["executions.api.authentication.HasScope"],
+    "DEFAULT_THROTTLE_CLASSES": ["executions.api.throttling.TenantRate"],
     "DEFAULT_PARSER_CLASSES": ["executions.api.parsers.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_SCHEMA_CLASS": "executions.api.problems.ProblemAutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "executions.api.schema.ApiSchema",
     "EXCEPTION_HANDLER": "executions.api.problems.exception_handler",
     "UNAUTHENTICATED_USER": None,
 }
@@ -308,7 +323,7 @@ SPECTACULAR_SETTINGS = {
     },
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
-        "executions.api.problems.add_problem_component",
+        "executions.api.schema.complete_document",
     ],
 }
 
@@ -318,8 +333,8 @@ Q_CLUSTER = {
     "name": "orchestrator",
     "orm": "default",
     "broker_class": "orchestrator_project.jobs.broker.WorkBroker",
-    "workers": 6,
-    "queue_limit": 7,
+    "workers": 7,
+    "queue_limit": 8,
     "bulk": 2,
     "timeout": 20,
     "retry": 60,
@@ -351,10 +366,14 @@ JOBS = {
         "due": "approvals_bridge.tasks.answers_due",
         "slots": 1,
     },
+    "cleanup": {"drain": "executions.tasks.cleanup", "due": "executions.tasks.cleanup_due", "slots": 1},
 }
 JOBS_TICK = 0.5
 JOBS_SLOT_TTL = 3
 JOBS_KICK_BUDGET = 5
+
+# Who could decide what a run will ask: by path, because executions must not import those who ask people.
+APPROVAL_FORECAST = "approvals_bridge.forecast.forecast"
 
 LOGGING = {
     "version": 1,
@@ -366,7 +385,7 @@ LOGGING = {
     "loggers": {
         "django.request": {"level": "ERROR"},
         "django.security.DisallowedHost": {"level": "CRITICAL"},  # the answer says it; no traceback for every scanner
-        "urllib3": {"level": "WARNING"},
+        "urllib3": {"level": "ERROR"},
         "django-q": {"level": "WARNING"},
     },
 }

@@ -7,7 +7,9 @@ from rest_framework import serializers
 
 from approvals_bridge import answers
 from approvals_bridge.models import Clarification, ClarificationStatus, Vote
-from executions.api.serializers import JSONObjectField, StrictSerializer
+from executions.api.fields import AnyValueField, JSONObjectField
+from executions.api.serializers import StrictSerializer
+from executions.api.sparse import SparseSerializer
 
 
 class VoteSerializer(serializers.ModelSerializer[Vote]):
@@ -21,7 +23,7 @@ class VoteSerializer(serializers.ModelSerializer[Vote]):
         fields = ["voter", "decision", "value", "reason", "source", "created_at"]
 
 
-class ClarificationSerializer(serializers.ModelSerializer[Clarification]):
+class ClarificationSerializer(SparseSerializer):
     """A question to a person: what will be done, who asked, until when."""
 
     run_id = serializers.UUIDField()
@@ -38,6 +40,8 @@ class ClarificationSerializer(serializers.ModelSerializer[Clarification]):
     approval_rules = serializers.ListField(child=serializers.CharField())
     votes = VoteSerializer(many=True)
     links = serializers.SerializerMethodField()
+
+    needs = {"links": ("run_id", "status", "category")}
 
     class Meta:
         model = Clarification
@@ -62,11 +66,14 @@ class DecisionSerializer(StrictSerializer):
 
     reason = serializers.CharField(default="", allow_blank=True, max_length=4000)
     action_digest = serializers.RegexField(
-        r"^[0-9a-f]{64}$", required=False, error_messages={"invalid": "Send the 64 hex digits of the action_digest."}
+        r"^[0-9a-f]{64}\Z",
+        required=False,
+        trim_whitespace=False,
+        error_messages={"invalid": "Send the 64 hex digits of the action_digest."},
     )
 
 
 class AnswerSerializer(DecisionSerializer):
     """A value, of the kind that was asked for."""
 
-    value = serializers.JSONField(allow_null=True)
+    value = AnyValueField(allow_null=True)

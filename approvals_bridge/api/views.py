@@ -2,54 +2,51 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from django.http import HttpResponseBase
-from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
-from rest_framework import generics
+from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from approvals_bridge import actions
 from approvals_bridge.api.serializers import AnswerSerializer, ClarificationSerializer, DecisionSerializer
-from approvals_bridge.models import Clarification, ClarificationStatus, Decision
+from approvals_bridge.models import Category, Clarification, ClarificationStatus, Decision
 from executions.api.authentication import Principal
-from executions.api.lists import NewestFirst, check_filters
+from executions.api.filters import AnyOf, OneId, time_range
+from executions.api.lists import ListView, described
 from executions.api.tenant_view import IDEMPOTENCY_KEY, TenantView, answer_once
-from executions.errors import Forbidden, InvalidRequest, NotFound
+from executions.errors import Conflict, Forbidden, Gone, NotFound, StaleSubject
 from executions.models import Scope
 
+PORTIAS_CLOCK = timedelta(hours=1)  # it says when it asked; the key is made here, later
 
-@extend_schema_view(
-    get=extend_schema(
-        operation_id="list_approvals",
-        summary="List clarifications, newest first",
-        parameters=[
-            OpenApiParameter("status", enum=ClarificationStatus.values, description="pending unless given"),
-            OpenApiParameter("run_id", {"type": "string", "format": "uuid"}),
-        ],
-    )
-)
-class ClarificationListView(TenantView, generics.ListAPIView[Clarification]):
-    """GET /v1/approvals."""
 
-    scopes = {"GET": Scope.READ}
+@described(operation_id="list_approvals", summary="List clarifications, newest first")
+class ClarificationListView(ListView):
+    """GET /v1/approvals: those that wait, unless another status or a run is asked for."""
+
     serializer_class = ClarificationSerializer
-    pagination_class = NewestFirst
     queryset = Clarification.objects.none()
+    filters = (
+        AnyOf(
+            "status", "status", "Any of these; without it, and without run_id, pending.",
+            in_order=True, words=tuple(ClarificationStatus.values),
+        ),
+        AnyOf("category", "category", "Any of these.", words=tuple(Category.values)),
+        OneId("run_id", "run_id", "Of this run.", in_order=True),
+        *time_range("requested", "requested_at", not_after_key=PORTIAS_CLOCK),
+        *time_range("deadline", "deadline"),
+    )  # fmt: skip
 
-    def get_queryset(self) -> Any:
-        """Return the tenant's clarifications: those that wait, unless another status or a run is asked for."""
-        query = self.request.query_params
-        check_filters(self.request, ("status", "run_id"))
-        found = of_tenant(self.principal)
-        if run_id := query.get("run_id"):
-            found = found.filter(run_id=_uuid(run_id))
-        status = query.get("status", "" if run_id else ClarificationStatus.PENDING)
-        if status and status not in ClarificationStatus.values:
-            raise InvalidRequest(f"status: one of {', '.join(ClarificationStatus.values)}.")
-        return found.filter(status=status) if status else found
+    def rows(self) -> Any:
+        """The tenant's clarifications, with their votes where those are shown."""
+        found = Clarification.objects.filter(tenant=self.principal.tenant)
+        if not {"status", "run_id"} & set(self.request.query_params):
+            found = found.pending()
+        return found.prefetch_related("votes__voter") if self.shows("votes") else found
 
 
 class ClarificationView(TenantView):
@@ -67,6 +64,7 @@ class DecisionView(TenantView):
     """POST /v1/approvals/{clarification_id}/approve|reject|answer."""
 
     scopes = {"POST": Scope.DECIDE}
+    refusals = {"POST": (Forbidden, Conflict, StaleSubject, Gone)}
     decision: Decision
     serializer: type[DecisionSerializer] = DecisionSerializer
 
@@ -74,7 +72,7 @@ class DecisionView(TenantView):
         """Take the decision in the name of the person the key belongs to."""
         if self.principal.user is None:
             raise Forbidden("A service cannot decide; use the API key of a person.")
-        serializer = self.serializer(data=request.data if request.data is not None else {})
+        serializer = self.serializer(data=request.data)
         serializer.is_valid(raise_exception=True)
 
         def work() -> tuple[int, Any, dict[str, str]]:
@@ -146,10 +144,3 @@ def find(principal: Principal, clarification_id: UUID) -> Clarification:
     if clarification is None:
         raise NotFound(f"There is no approval {clarification_id}.")
     return clarification
-
-
-def _uuid(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise InvalidRequest("run_id: send a UUID.") from None

@@ -5,47 +5,25 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from executions.errors import InvalidPlan, InvalidRequest, NotFound
+from executions import plan_compiler
+from executions.errors import InvalidPlan, NotFound
 from executions.models import Plan, Tenant
 from executions.plan_document import ExecutablePlan, PlanInvalid, parse
 
+AT = "/executable_plan"  # where a submission carries the plan
 REMEMBERED = 256  # parsed plans per process
 _parsed: dict[UUID, ExecutablePlan] = {}
 
 
-def resolve(
-    *, tenant: Tenant, document: Any | None, plan_hash: str | None, by: str, user: Any = None
-) -> tuple[Plan, ExecutablePlan]:
-    """Return the plan of a request: the document it carries, stored if new, or the one known by its hash.
-
-    Needs the caller's transaction. Raises InvalidPlan with every error, NotFound for an unknown hash.
-    """
-    if document is None:
-        return known(tenant=tenant, plan_hash=plan_hash or "")
-    parsed = check(tenant=tenant, document=document)
-    if plan_hash and plan_hash != parsed.plan_hash:
-        raise InvalidRequest(
-            "plan_hash is not the hash of executable_plan.",
-            errors=[
-                {
-                    "pointer": "/plan_hash",
-                    "code": "plan_hash_mismatch",
-                    "detail": f"The document's hash is {parsed.plan_hash}. Send that one, or leave plan_hash out.",
-                }
-            ],
-        )
-    return store(tenant=tenant, document=document, parsed=parsed, by=by, user=user), parsed
-
-
-def check(*, tenant: Tenant, document: Any) -> ExecutablePlan:
-    """Validate a document for a tenant. Raises InvalidPlan with a JSON Pointer per error (RFC 6901)."""
-    parsed = _parse(document)
+def check(*, tenant: Tenant, document: Any, at: str = AT) -> ExecutablePlan:
+    """Validate a document for a tenant. Raises InvalidPlan with a JSON Pointer per error (RFC 6901), `at` in front."""
+    parsed = _parse(document, at=at)
     if parsed.tenant_id and parsed.tenant_id not in (tenant.identifier, str(tenant.pk)):
         raise InvalidPlan(
             "The plan belongs to another tenant.",
             errors=[
                 {
-                    "pointer": "/executable_plan/tenant_id",
+                    "pointer": f"{at}/tenant_id",
                     "code": "foreign_tenant",
                     "detail": f"Your tenant is {tenant.identifier}; leave tenant_id out or set it to that.",
                 }
@@ -54,12 +32,15 @@ def check(*, tenant: Tenant, document: Any) -> ExecutablePlan:
     return parsed
 
 
-def store(*, tenant: Tenant, document: dict[str, Any], parsed: ExecutablePlan, by: str, user: Any = None) -> Plan:
-    """Keep a validated document; the same hash is the same plan. Needs the caller's transaction."""
+def store(
+    *, tenant: Tenant, document: dict[str, Any], parsed: ExecutablePlan, by: str, user: Any = None
+) -> tuple[Plan, bool]:
+    """Keep a validated document, and tell whether it is new: the same hash is the same plan. Needs the caller's transaction."""
     same = Plan.objects.filter(tenant=tenant, plan_hash=parsed.plan_hash).defer("document")
     plan = same.first()
+    is_new = plan is None
     if plan is None:
-        new = Plan(
+        plan = Plan(
             tenant=tenant,
             plan_hash=parsed.plan_hash,
             name=parsed.name,
@@ -69,17 +50,32 @@ def store(*, tenant: Tenant, document: dict[str, Any], parsed: ExecutablePlan, b
             created_by=by,
             created_by_user=user,
         )
-        Plan.objects.bulk_create([new], ignore_conflicts=True)
+        written = plan
+        Plan.objects.bulk_create([written], ignore_conflicts=True)
         plan = same.get()
+        is_new = plan.pk == written.pk
     _remember(plan.pk, parsed)
-    return plan
+    return plan, is_new
+
+
+def fetch_unknown(*, tenant: Tenant, plan_hash: str) -> dict[str, Any] | None:
+    """The document of a plan that is not stored here, from the Plan Compiler; None where it is, or nobody has it.
+
+    Talks HTTP: must be outside a transaction. Raises Unavailable, BadPlanCompilerAnswer or InvalidPlan.
+    """
+    if Plan.objects.filter(tenant=tenant, plan_hash=plan_hash).exists():
+        return None
+    document = plan_compiler.fetch(plan_hash, tenant=tenant.identifier)
+    if document is not None:
+        _parse(document, whose="The plan, as the Plan Compiler has it,")
+    return document
 
 
 def known(*, tenant: Tenant, plan_hash: str) -> tuple[Plan, ExecutablePlan]:
     """Find a stored plan. Raises NotFound for a hash this tenant has not stored."""
     plan = Plan.objects.filter(tenant=tenant, plan_hash=plan_hash).defer("document").first()
     if plan is None:
-        raise NotFound(f"No plan with the hash {plan_hash} is stored here; send executable_plan with it.")
+        raise NotFound(f"Nobody here knows a plan with the hash {plan_hash}; send executable_plan, or store it first.")
     return plan, parsed(plan.pk)
 
 
@@ -95,16 +91,14 @@ def parsed(plan_id: UUID) -> ExecutablePlan:
     return document
 
 
-def _parse(document: Any) -> ExecutablePlan:
+def _parse(document: Any, *, at: str = AT, whose: str = "The plan") -> ExecutablePlan:
     try:
         return parse(document)
     except PlanInvalid as invalid:
         count = len(invalid.errors)
         raise InvalidPlan(
-            f"The plan has {count} error{'s' if count > 1 else ''}.",
-            errors=[
-                {"pointer": f"/executable_plan{e.pointer}", "code": e.code, "detail": e.message} for e in invalid.errors
-            ],
+            f"{whose} has {count} error{'s' if count > 1 else ''}.",
+            errors=[{"pointer": f"{at}{e.pointer}", "code": e.code, "detail": e.message} for e in invalid.errors],
         ) from None
 
 

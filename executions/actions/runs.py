@@ -5,7 +5,6 @@ Everything here writes rows only; Portia is told by the jobs in remote_runs.py.
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,16 +14,16 @@ from uuid import UUID
 from django.db import connection, transaction
 from django.utils import timezone
 
-from executions import events
+from executions import events, limits
 from executions.actions import plans
 from executions.admission import Admission, admit
-from executions.errors import CommandRefused, InvalidPlan, InvalidRequest
+from executions.errors import CommandRefused, InvalidRequest, NotFound, VersionChanged
+from executions.feasibility import check_runtime
+from executions.labels import merged
 from executions.models import Command, Kind, Plan, Run, RunReason, RunStatus, RunStep, Tenant, Work
 from executions.plan_document import ExecutablePlan
+from executions.portia.needs import UNKNOWN, Runtime
 from executions.portia.translate import execution_order, translate
-
-WAITERS = threading.BoundedSemaphore(3)  # of the web process's 8 threads; more waiting calls are answered at once
-LONGEST_WAIT = 60  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +34,7 @@ class Submission:
     plan_hash: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     variables: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
     validate_capabilities: bool = True
     capability_token: str | None = field(default=None, repr=False)
     hooks: list[str] = field(default_factory=list)
@@ -43,7 +43,16 @@ class Submission:
     triggered_by: str = ""
     correlation_id: str = ""
     traceparent: str = ""
-    known_tools: frozenset[str] | None = None  # what the runtime has, where it says so; asked before any transaction
+    runtime: Runtime = UNKNOWN  # what is known of it; asked before any transaction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A submission that nothing speaks against; `plan` is None where it is not stored yet."""
+
+    plan: Plan | None
+    document: ExecutablePlan
+    admission: Admission
 
 
 def start(*, tenant: Tenant, principal: str, submission: Submission, user: Any = None) -> Run:
@@ -51,13 +60,13 @@ def start(*, tenant: Tenant, principal: str, submission: Submission, user: Any =
 
     Needs the caller's transaction; a crash leaves nothing behind.
 
-    Raises InvalidRequest, InvalidPlan, NotFound or CapabilityRefused before anything is written.
+    Raises InvalidRequest, InvalidPlan, NotFound, CapabilityRefused or TooManyRuns before anything is written.
     """
-    plan, document = plans.resolve(
-        tenant=tenant, document=submission.executable_plan, plan_hash=submission.plan_hash, by=principal, user=user
-    )
-    admission = _admit(tenant=tenant, document=document, submission=submission)
-    run = _create(tenant=tenant, principal=principal, user=user, plan=plan, submission=submission, admission=admission)
+    checked = check(tenant=tenant, submission=submission)
+    limits.check_concurrency(tenant)
+    plan = checked.plan or _stored(tenant=tenant, principal=principal, user=user, submission=submission, checked=checked)
+    run = draft(tenant=tenant, principal=principal, user=user, plan=plan, submission=submission, checked=checked)
+    run.save(force_insert=True)
     events.record(
         run=run,
         kind=events.ACCEPTED,
@@ -68,27 +77,24 @@ def start(*, tenant: Tenant, principal: str, submission: Submission, user: Any =
     return run
 
 
-def preview(*, tenant: Tenant, submission: Submission) -> dict[str, Any]:
-    """Say what `start` would do with a submission, by the same checks; writes nothing."""
-    if submission.executable_plan is not None:
-        document = plans.check(tenant=tenant, document=submission.executable_plan)
-    else:
-        _, document = plans.known(tenant=tenant, plan_hash=submission.plan_hash or "")
-    admission = _admit(tenant=tenant, document=document, submission=submission)
-    portia_plan = translate(
-        document,
-        allowed_tools=admission.allowed_tools,
-        timeout=submission.timeout,
-        retry_policy=submission.retry_policy,
+def check(*, tenant: Tenant, submission: Submission) -> Checked:
+    """Find everything wrong with a submission: for `start`, and for a dry run. Writes nothing.
+
+    Raises InvalidRequest, InvalidPlan, NotFound or CapabilityRefused.
+    """
+    plan, document = _read_plan(tenant=tenant, submission=submission)
+    _check_hooks(submission)
+    overridden = [name for name in ("timeout", "retry_policy") if getattr(submission, name) is not None]
+    translated = translate(document, timeout=submission.timeout, retry_policy=submission.retry_policy)
+    check_runtime(document=document, plan=translated, runtime=submission.runtime, overridden=overridden)
+    admission = admit(
+        plan=document,
+        tenant=tenant,
+        token=submission.capability_token,
+        now=timezone.now(),
+        validate_capabilities=submission.validate_capabilities,
     )
-    return {
-        "dry_run": True,
-        "plan_hash": document.plan_hash,
-        "allowed_tools": admission.allowed_tools,
-        "capability": admission.validation.to_json(),
-        "step_order": execution_order(document),
-        "portia_plan": portia_plan.to_json(),
-    }
+    return Checked(plan=plan, document=document, admission=admission)
 
 
 def allowed_commands(run: Run) -> list[str]:
@@ -113,40 +119,58 @@ def steps_of(run: Run) -> list[RunStep]:
     ]
 
 
-def pause(run_id: UUID, *, by: str) -> Run:
-    """Hold the run at the next step boundary. Raises CommandRefused when it has ended; repeating changes nothing."""
-    return _request(run_id, Command.PAUSE, by=by)
+Versions = frozenset[int] | None  # of a run a command is meant for; None: any
 
 
-def resume(run_id: UUID, *, by: str) -> Run:
+def pause(run_id: UUID, *, by: str, versions: Versions = None) -> Run:
+    """Hold the run at the next step boundary. Raises CommandRefused when it has ended; repeating changes nothing.
+
+    Every command raises VersionChanged where `versions` are named and the run's is none of them.
+    """
+    return _request(run_id, Command.PAUSE, by=by, versions=versions)
+
+
+def resume(run_id: UUID, *, by: str, versions: Versions = None) -> Run:
     """Let a paused run go on, or withdraw a pause that has not taken hold."""
-    return _request(run_id, Command.RESUME, by=by)
+    return _request(run_id, Command.RESUME, by=by, versions=versions)
 
 
-def cancel(run_id: UUID, *, by: str) -> Run:
+def cancel(run_id: UUID, *, by: str, versions: Versions = None) -> Run:
     """End the run: no new step starts. A run that was never sent to Portia is cancelled at once."""
-    return _request(run_id, Command.CANCEL, by=by)
+    return _request(run_id, Command.CANCEL, by=by, versions=versions)
 
 
 def wait(run: Run, *, seconds: float, since: int | None = None) -> Run:
-    """Return the run when its version passes `since`, or, without `since`, when it has ended; else after `seconds`.
+    """Return the run when its version passes `since` or it has ended; else as it is after `seconds`. Sleeps on NOTIFY.
 
-    Sleeps on NOTIFY. Only a few callers may wait in one process: the others get the run as it is, at once.
+    Must be outside a transaction. Raises NotFound when the run is deleted meanwhile.
     """
 
     def ready() -> bool:
         return run.is_terminal or (since is not None and run.version > since)
 
-    if ready() or seconds <= 0 or not WAITERS.acquire(blocking=False):
-        return run
-    try:
-        _listen(run, deadline=time.monotonic() + min(seconds, LONGEST_WAIT), ready=ready)
-    finally:
-        WAITERS.release()
+    if not ready() and seconds > 0:
+        try:
+            _listen(run, deadline=time.monotonic() + seconds, ready=ready)
+        except Run.DoesNotExist:
+            raise NotFound(f"There is no execution {run.pk} any more.") from None
     return run
 
 
-def _admit(*, tenant: Tenant, document: ExecutablePlan, submission: Submission) -> Admission:
+def _read_plan(*, tenant: Tenant, submission: Submission) -> tuple[Plan | None, ExecutablePlan]:
+    if submission.executable_plan is None:
+        return plans.known(tenant=tenant, plan_hash=submission.plan_hash or "")
+    document = plans.check(tenant=tenant, document=submission.executable_plan)
+    if submission.plan_hash and submission.plan_hash != document.plan_hash:
+        detail = f"The document's hash is {document.plan_hash}. Send that one, or leave plan_hash out."
+        raise InvalidRequest(
+            "plan_hash is not the hash of executable_plan.",
+            errors=[{"pointer": "/plan_hash", "code": "plan_hash_mismatch", "detail": detail}],
+        )
+    return None, document
+
+
+def _check_hooks(submission: Submission) -> None:
     if submission.hooks:
         raise InvalidRequest(
             "No execution hook of this name is registered.",
@@ -159,37 +183,19 @@ def _admit(*, tenant: Tenant, document: ExecutablePlan, submission: Submission) 
                 for i, name in enumerate(submission.hooks)
             ],
         )
-    _check_tools(document, submission.known_tools)
-    return admit(
-        plan=document,
-        tenant=tenant,
-        token=submission.capability_token,
-        now=timezone.now(),
-        validate_capabilities=submission.validate_capabilities,
-    )
 
 
-def _check_tools(document: ExecutablePlan, known: frozenset[str] | None) -> None:
-    unknown = document.tools() - known if known is not None else set()
-    if unknown:
-        raise InvalidPlan(
-            f"The Portia Runtime has no tool named {', '.join(sorted(unknown))}.",
-            errors=[
-                {
-                    "pointer": f"/executable_plan{pointer}",
-                    "code": "unknown_tool",
-                    "detail": f"There is no tool {step.called_tool!r}; there are {', '.join(sorted(known or ()))}.",
-                }
-                for pointer, step in document.every_step()
-                if step.called_tool in unknown
-            ],
-        )
+def _stored(*, tenant: Tenant, principal: str, user: Any, submission: Submission, checked: Checked) -> Plan:
+    document = submission.executable_plan or {}
+    plan, _ = plans.store(tenant=tenant, document=document, parsed=checked.document, by=principal, user=user)
+    return plan
 
 
-def _create(
-    *, tenant: Tenant, principal: str, user: Any, plan: Plan, submission: Submission, admission: Admission
+def draft(
+    *, tenant: Tenant, principal: str, user: Any, plan: Plan, submission: Submission, checked: Checked
 ) -> Run:
-    return Run.objects.create(
+    """Return the run of a submission, not saved."""
+    return Run(
         tenant=tenant,
         plan=plan,
         parameters=submission.parameters,
@@ -197,19 +203,22 @@ def _create(
         retry_policy=submission.retry_policy,
         timeout=submission.timeout,
         hooks=submission.hooks,
-        capability=admission.validation.to_json(),
-        allowed_tools=admission.allowed_tools,
+        capability=checked.admission.validation.to_json(),
+        allowed_tools=checked.admission.allowed_tools,
         triggered_by=submission.triggered_by or principal,
         requested_by=principal,
         requested_by_user=user,
         correlation_id=submission.correlation_id,
         traceparent=submission.traceparent,
+        labels=merged(checked.document.metadata, submission.labels),
     )
 
 
-def _request(run_id: UUID, command: Command, *, by: str) -> Run:
+def _request(run_id: UUID, command: Command, *, by: str, versions: Versions) -> Run:
     with transaction.atomic():
         run = Run.objects.select_for_update().get(pk=run_id)
+        if versions is not None and run.version not in versions:
+            raise VersionChanged(current_version=run.version, allowed_commands=allowed_commands(run))
         if _is_fulfilled(run, command):
             return run
         _check_allowed(run, command)

@@ -29,9 +29,13 @@ class DemoAccess:
     users: dict[str, str]
 
 
-def create_tenant(*, identifier: str, name: str = "") -> Tenant:
-    """Add a tenant. Raises InvalidRequest for a bad or taken identifier."""
-    tenant = Tenant(identifier=identifier, name=name or identifier)
+def create_tenant(
+    *, identifier: str, name: str = "", rate_limit: int | None = None, concurrency_limit: int | None = None
+) -> Tenant:
+    """Add a tenant. Raises InvalidRequest for a bad or taken identifier, or a limit below 1. Limits: docs/reference/limits.md."""
+    tenant = Tenant(
+        identifier=identifier, name=name or identifier, rate_limit=rate_limit, concurrency_limit=concurrency_limit
+    )
     _validate(tenant)
     tenant.save()
     return tenant

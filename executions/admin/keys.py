@@ -18,6 +18,7 @@ from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
 from executions.actions.tenants import create_api_key, revoke_api_key
 from executions.admin.base import PageAdmin
+from executions.admin.filters import TenantFilter
 from executions.models import ApiKey, Scope, Tenant
 from executions.templatetags.reading import ago
 
@@ -65,7 +66,7 @@ class ApiKeyAdmin(PageAdmin):
     form = ApiKeyForm
     page_template = "admin/executions/apikey/page.html"
     list_display = ["principal", "shown_status", "tenant", "shown_scopes", "prefix", "last_used", "expires"]
-    list_filter = [KeyStatusFilter, ("tenant", admin.RelatedOnlyFieldListFilter)]
+    list_filter = [KeyStatusFilter, ("tenant", TenantFilter)]
     search_fields = ["principal", "prefix", "user__username"]
     list_select_related = ["tenant", "user"]
 

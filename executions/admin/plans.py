@@ -13,6 +13,7 @@ from django.utils.safestring import SafeString
 from unfold.decorators import display
 
 from executions.admin.base import PageAdmin
+from executions.admin.filters import TenantFilter
 from executions.admin.steps import MOST, main_steps, tool_words
 from executions.models import Plan
 from executions.templatetags.reading import ago, as_json
@@ -24,7 +25,7 @@ class PlanAdmin(PageAdmin):
 
     page_template = "admin/executions/plan/page.html"
     list_display = ["name", "version", "short_hash", "tenant", "created_by", "age", "runs_link"]
-    list_filter = [("tenant", admin.RelatedOnlyFieldListFilter), "created_at"]
+    list_filter = [("tenant", TenantFilter), "created_at"]
     search_fields = ["name", "plan_hash", "description"]
     search_help_text = "Search by name, description or hash"
     list_select_related = ["tenant"]

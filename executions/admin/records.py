@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
+from executions import idempotency
 from executions.admin.base import RecordAdmin
+from executions.admin.filters import TenantFilter
 from executions.models import Event, IdempotencyRecord, Run, Work
 from executions.templatetags.reading import ago, event_words, moment, readable
 
@@ -26,7 +32,7 @@ class EventAdmin(RecordAdmin):
     """Facts, as they are reported to others."""
 
     list_display = ["what", "run_link", "sequence", "actor", "tenant", "at"]
-    list_filter = ["type", ("tenant", admin.RelatedOnlyFieldListFilter), "created_at"]
+    list_filter = ["type", ("tenant", TenantFilter), "created_at"]
     search_fields = ["run__id", "correlation_id", "actor", "type"]
     list_select_related = ["run__plan", "tenant"]
     ordering = ["-id"]
@@ -70,32 +76,67 @@ class EventAdmin(RecordAdmin):
         return moment(obj.created_at)
 
 
+class ReleasedFilter(admin.SimpleListFilter):
+    """Keys that were released, or those that were not."""
+
+    title = "released"
+    parameter_name = "released"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Yes and no."""
+        return [("yes", "Released"), ("no", "Not released")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Those of the kind that is asked for."""
+        wanted = {"yes": False, "no": True}.get(self.value() or "")
+        return queryset if wanted is None else queryset.filter(released_at__isnull=wanted)
+
+
 @admin.register(IdempotencyRecord)
 class IdempotencyRecordAdmin(RecordAdmin):
-    """Requests that were answered and will be answered the same way again."""
+    """Requests that were answered and will be answered the same way again; and keys that were released, by whom and why."""
 
-    list_display = ["key", "route", "principal", "tenant", "shown_status", "age", "expires"]
-    list_display_links = None
-    list_filter = ["response_status", ("tenant", admin.RelatedOnlyFieldListFilter)]
-    search_fields = ["key", "principal"]
-    fields = ["key", "route", "principal", "tenant", "shown_status", "fingerprint", "created_at", "expires_at"]
+    list_display = ["key", "shown_state", "shown_status", "route", "principal", "tenant", "age", "expires"]
+    list_filter = ["origin", "response_status", ("tenant", TenantFilter), ReleasedFilter]
+    search_fields = ["key", "principal", "route"]
+    fields = [
+        "key", "origin", "shown_state", "route", "principal", "tenant", "shown_status", "shown_location", "fingerprint",
+        "created_at", "expires_at", "released_at", "released_by", "release_reason",
+    ]  # fmt: skip
     list_select_related = ["tenant"]
+    ordering = ["-id"]
 
-    @display(description="Answer", label={"ok": "success", "refused": "warning", "open": "info"})
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Leave the stored bodies where they are."""
+        return super().get_queryset(request).defer("response_body")
+
+    @display(
+        description="State",
+        label={"in_flight": "info", "completed": "success", "expired": "", "released": "warning"},
+    )
+    def shown_state(self, obj: IdempotencyRecord) -> tuple[str, str]:
+        """Whether a repeat is still answered by it."""
+        state = idempotency.state_of(obj)
+        return state, {"completed": "answers repeats"}.get(state, state)
+
+    @display(description="Answer", label={"ok": "success", "refused": "warning"})
     def shown_status(self, obj: IdempotencyRecord) -> tuple[str, str]:
         """The HTTP status of the answer."""
-        if obj.response_status is None:
-            return "open", "in progress"
         return "ok" if obj.response_status < 400 else "refused", str(obj.response_status)
 
-    @display(description="Made", ordering="created_at")
+    @display(description="Made")
+    def shown_location(self, obj: IdempotencyRecord) -> str:
+        """What the request made, as its answer named it."""
+        return str(obj.response_headers.get("Location", "-"))
+
+    @display(description="First used", ordering="created_at")
     def age(self, obj: IdempotencyRecord) -> SafeString | str:
         """How long ago the first request came."""
         return ago(obj.created_at)
 
     @display(description="Kept until", ordering="expires_at")
     def expires(self, obj: IdempotencyRecord) -> SafeString | str:
-        """When the answer is forgotten."""
+        """When the record is deleted."""
         return ago(obj.expires_at)
 
 

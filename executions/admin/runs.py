@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.utils.text import Truncator
 from unfold.decorators import display
+from unfold.views import ChangeList
 
 from executions.actions import runs
 from executions.admin.base import PageAdmin
+from executions.admin.filters import (
+    LabelFilter,
+    ReasonFilter,
+    SubmittedFilter,
+    TenantFilter,
+    found_by,
+    tenants_of,
+)
 from executions.admin.steps import error_text, steps_of
 from executions.models import Command, Run, RunStatus
 from executions.templatetags.reading import TONES, ago, elapsed_since, percent
@@ -23,7 +35,21 @@ DONE = {
     Command.CANCEL: "The run is being cancelled: no new step starts.",
 }
 SHORT = 16  # characters of a correlation id that fit into a list
+LONGEST_LABEL = 24  # characters, in a list
+MOST_LABELS = 2  # in a list
+LONG_VALUES = (
+    "parameters", "variables", "retry_policy", "hooks", "capability", "allowed_tools", "pending_clarifications", "results",
+    "rollback", "error", "plan__document", "plan__description",
+)  # fmt: skip
 LONGEST_HISTORY = 200  # events on the page, the newest of them
+
+
+class RunList(ChangeList):
+    """Rows without what only the page of a run shows."""
+
+    def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Any]:
+        """Leave out documents and values."""
+        return super().get_queryset(request, exclude_parameters).defer(*LONG_VALUES)
 
 
 @admin.register(Run)
@@ -33,12 +59,32 @@ class RunAdmin(PageAdmin):
     page_template = "admin/executions/run/page.html"
     live_template = "admin/executions/run/live.html"
     list_display = [
-        "plan_name", "case", "shown_status", "why", "progress_bar", "triggered_by", "tenant", "age", "took",
+        "plan_name", "case", "shown_status", "why", "progress_bar", "triggered_by", "shown_labels", "tenant", "age", "took",
     ]  # fmt: skip
-    list_filter = ["status", "reason", ("tenant", admin.RelatedOnlyFieldListFilter), "created_at"]
-    search_fields = ["id", "plan__name", "correlation_id", "triggered_by", "portia_run_id"]
-    search_help_text = "Search by run id, plan, who asked, correlation id"
+    list_filter = ["status", ("reason", ReasonFilter), ("tenant", TenantFilter), SubmittedFilter, LabelFilter]
+    list_per_page = 25
+    search_fields = ["id"]  # makes the box appear; what is searched: get_search_results
+    search_help_text = "Search by run id, correlation id, who asked, part of a plan's name, or label (team:finance)"
     list_select_related = ["plan", "tenant"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
+        """The runs of the person's tenants, by their keys: with a single one, an index has them in order."""
+        everything = Run.objects.order_by("-id")
+        if request.user.is_superuser:
+            return everything
+        tenants = [tenant.pk for tenant in tenants_of(request.user)]
+        return everything.filter(tenant=tenants[0]) if len(tenants) == 1 else everything.filter(tenant__in=tenants)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        """A list that leaves the long values where they are."""
+        return RunList
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Run], search_term: str
+    ) -> tuple[QuerySet[Run], bool]:
+        """Look where an index leads."""
+        term = search_term.strip()
+        return queryset.filter(found_by(term, request.user)) if term else queryset, False
 
     def title_of(self, obj: Run) -> str:
         """The plan's name and the status."""
@@ -87,6 +133,21 @@ class RunAdmin(PageAdmin):
         """What the caller knows it by, shortened where it is long."""
         text = obj.correlation_id if len(obj.correlation_id) <= SHORT else f"{obj.correlation_id[:8]}…"
         return format_html('<span title="{}">{}</span>', obj.correlation_id, text)
+
+    @display(description="Labels")
+    def shown_labels(self, obj: Run) -> SafeString:
+        """The first labels, each a link to all runs that have it."""
+        words = [f"{name}:{value}" if value else name for name, value in obj.labels.items()]
+        links = format_html_join(
+            " ", '<a class="o-link" href="?{}" title="{}">{}</a>',
+            ((urlencode({"label": word}), word, Truncator(word).chars(LONGEST_LABEL)) for word in words[:MOST_LABELS]),
+        )  # fmt: skip
+        more = len(words) - MOST_LABELS
+        return (
+            format_html('{} <span class="o-none" title="{}">+{}</span>', links, ", ".join(words), more)
+            if more > 0
+            else links
+        )
 
     @display(description="Status", ordering="status", label={**TONES, RunStatus.PENDING: ""})
     def shown_status(self, obj: Run) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Every refusal as a problem document (RFC 9457), on the wire and in the OpenAPI schema.
+"""Every refusal as a problem document (RFC 9457).
 
 Members: type, title, status, detail, code, correlation_id; `errors` with one entry per wrong field, each with a JSON Pointer
 into the request body, a code and what to do; further members by kind of problem.
@@ -10,12 +10,11 @@ import logging
 from http import HTTPStatus
 from typing import Any
 
-from django.core.exceptions import DisallowedHost
+from django.conf import settings
+from django.core.exceptions import DisallowedHost, TooManyFieldsSent
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
 from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponseBase, JsonResponse
-from drf_spectacular.openapi import AutoSchema
-from drf_spectacular.utils import Direction
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
@@ -33,6 +32,7 @@ SENTENCES = {
 
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:anumate:problem:"
+MOST_ERRORS = 500  # told at once
 RETRY_AFTER = {409: None, 503: "5"}
 
 
@@ -71,16 +71,30 @@ def _describe(error: Exception) -> tuple[int, str, str, dict[str, Any]]:
     if isinstance(error, DjangoPermissionDenied):
         return 403, "forbidden", "You may not do this.", {}
     if isinstance(error, exceptions.ValidationError):
-        return 422, "validation-error", "The request has errors.", {"errors": field_errors(error.detail)}
+        return 422, "validation-error", "The request has errors.", {"errors": field_errors(error.detail)[:MOST_ERRORS]}
     if isinstance(error, exceptions.APIException):
         sentence = SENTENCES.get(type(error), str(error.detail))
         code = str(getattr(error, "default_code", "error")).replace("_", "-")
         return error.status_code, code, sentence, {}
+    if isinstance(error, TooManyFieldsSent):
+        return 400, "invalid-request", f"The query has more than {settings.DATA_UPLOAD_MAX_NUMBER_FIELDS} parameters.", {}
     if isinstance(error, OperationalError):
         logger.error("the database does not answer: %s", type(error).__name__)
         return 503, "unavailable", "The database does not answer; try again in a moment.", {}
     logger.exception("unforeseen error")
     return 500, "internal-error", "Something went wrong here; the correlation id finds it in the log.", {}
+
+
+def kind_of(error: type[Exception]) -> tuple[int, str, str]:
+    """The status, the code and what it means, of what a view may raise: for the OpenAPI document."""
+    if issubclass(error, OrchestratorError):
+        return error.status, error.code, str(error.__doc__).splitlines()[0]
+    if issubclass(error, exceptions.ValidationError):
+        return 422, "validation-error", "Fields of the request are wrong."
+    if issubclass(error, exceptions.APIException):
+        sentence = SENTENCES.get(error) or error.__doc__ or str(error.default_detail)
+        return error.status_code, str(error.default_code).replace("_", "-"), sentence.splitlines()[0]
+    raise TypeError(error)
 
 
 def field_errors(detail: Any, pointer: str = "") -> list[dict[str, str]]:
@@ -90,13 +104,18 @@ def field_errors(detail: Any, pointer: str = "") -> list[dict[str, str]]:
             entry
             for name, inner in detail.items()
             for entry in field_errors(
-                inner, pointer if name == "non_field_errors" else f"{pointer}/{_escape(str(name))}"
+                inner, pointer if _is_of_the_whole(name, inner) else f"{pointer}/{_escape(str(name))}"
             )
         ]
     if isinstance(detail, list) and any(isinstance(one, dict | list) for one in detail):
         return [entry for i, inner in enumerate(detail) for entry in field_errors(inner, f"{pointer}/{i}")]
     texts = detail if isinstance(detail, list) else [detail]
     return [{"pointer": pointer, "code": getattr(one, "code", "invalid"), "detail": str(one)} for one in texts]
+
+
+def _is_of_the_whole(name: Any, errors: Any) -> bool:
+    """Whether these are DRF's errors of an object as a whole; a member of that name, the caller's own, has no list."""
+    return name == "non_field_errors" and isinstance(errors, list)
 
 
 def _escape(token: str) -> str:
@@ -138,62 +157,3 @@ def server_error(request: HttpRequest) -> HttpResponseBase:
     """Answer an error outside any API view, without a word about its inside."""
     body = problem(status=500, code="internal-error", detail="Something went wrong here.")
     return JsonResponse(body, status=500, content_type=CONTENT_TYPE)
-
-
-PROBLEM_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "description": "A problem document (RFC 9457).",
-    "required": ["type", "title", "status", "code", "detail"],
-    "properties": {
-        "type": {"type": "string", "format": "uri"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "code": {"type": "string"},
-        "detail": {"type": "string", "description": "What is wrong and what to do."},
-        "correlation_id": {"type": "string"},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["pointer", "code", "detail"],
-                "properties": {
-                    "pointer": {"type": "string", "description": "JSON Pointer (RFC 6901) into the request body."},
-                    "code": {"type": "string"},
-                    "detail": {"type": "string"},
-                },
-            },
-        },
-    },
-    "additionalProperties": True,
-}
-
-
-class ProblemAutoSchema(AutoSchema):
-    """Adds the problem answers an operation can give to its OpenAPI description."""
-
-    def _get_response_bodies(self, direction: Direction = "response") -> dict[str, Any]:
-        responses = super()._get_response_bodies(direction)
-        if direction != "response":
-            return responses
-        for status in self._problem_statuses():
-            responses.setdefault(
-                str(status),
-                {
-                    "description": HTTPStatus(status).phrase,
-                    "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-                },
-            )
-        return responses
-
-    def _problem_statuses(self) -> list[int]:
-        if not getattr(self.view, "scopes", None):
-            return []
-        found = [404] if "{" in self.path else []
-        body = [400, 409, 410, 413, 415, 422, 503] if self.method == "POST" else [400]
-        return sorted({401, 403, 406, *found, *body})
-
-
-def add_problem_component(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-    """Put the Problem schema into the document (drf-spectacular postprocessing hook)."""
-    result.setdefault("components", {}).setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
-    return result

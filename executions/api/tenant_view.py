@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, cast
 
 from django.http import HttpResponse, HttpResponseBase
 from drf_spectacular.utils import OpenApiParameter
@@ -12,15 +13,29 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from executions.api.authentication import Principal
-from executions.idempotency import Answer, once, read_key
-from executions.models import Scope
+from executions.api.preferences import seconds_to_wait
+from executions.api.throttling import quota_headers
+from executions.errors import InvalidRequest
+from executions.idempotency import KEY_PATTERN, LONGEST_KEY, Answer, content_key, once, read_key, write_key
+from executions.idempotency import Request as IdempotentRequest
+from executions.limits import runs_left
+from executions.models import KeyOrigin, Scope
+
+LONGEST_HEADER = 8192  # characters
+LONGEST_QUERY = 8192
+Work = Callable[[], tuple[int, Any, dict[str, str]]]
 
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
-    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[\\x20-\\x7e]+$"},
+    {"type": "string", "minLength": 1, "pattern": KEY_PATTERN, "examples": ['"8e03978e-40d5-43dd-bc93-6894a57f9324"']},
     OpenApiParameter.HEADER,
-    description="A repeat with the same key and body gets the first answer again, with `Idempotency-Replayed: true`.",
+    description=(
+        f"1 to {LONGEST_KEY} printable ASCII characters, as a structured-field string (in quotes) or bare. A repeat with the "
+        "same key and body gets the first answer again, byte for byte, with `Idempotency-Replayed: true`; another body is "
+        "refused with 422 `idempotency-key-reused`. docs/reference/idempotency.md"
+    ),
 )
+
 
 
 class LengthRequired(exceptions.APIException):
@@ -34,12 +49,30 @@ class TenantView(APIView):
     """A view that sees one tenant: the caller's."""
 
     scopes: dict[str, Scope] = {}
+    refusals: ClassVar[dict[str, tuple[type[Exception], ...]]] = {}  # by method: what it may raise besides what all do
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        """Refuse a body of unknown length, which WSGI would show as an empty one."""
+        """Count the request whatever becomes of it, then look at its outside.
+
+        A body of unknown length is refused: WSGI would show it as an empty one.
+        """
+        self.perform_authentication(request)
+        self.check_throttles(request)
         super().initial(request, *args, **kwargs)
         if "transfer-encoding" in request.headers:
             raise LengthRequired("Send the body with a Content-Length; a chunked one is not read.")
+        _check_lengths(request)
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        """Say on every answer what is left of the tenant's limits; how many runs only where one is started."""
+        response = super().finalize_response(request, response, *args, **kwargs)
+        if hasattr(request, "quota"):
+            match = request.resolver_match
+            starts_run = request.method == "POST" and match is not None and match.url_name == "execute"
+            runs = runs_left(self.principal.tenant) if starts_run and response.status_code < 500 else None
+            for name, value in quota_headers(requests=request.quota, runs=runs).items():
+                response.headers[name] = value
+        return response
 
     @property
     def principal(self) -> Principal:
@@ -47,23 +80,51 @@ class TenantView(APIView):
         return cast("Principal", self.request.user)
 
 
-def answer_once(request: Request, work: Any) -> HttpResponseBase:
-    """Run `work` (no arguments, returns status, data and headers) under the request's Idempotency-Key."""
-    principal = cast("Principal", request.user)
+def answer_once(request: Request, work: Work, *, deduplicate: bool = False) -> HttpResponseBase:
+    """Run `work` under the request's Idempotency-Key, or, to `deduplicate` one that brings none, under that of its content.
+
+    `work` returns status, data and headers. Its answer comes with the key's expiry; a repeat gets it byte for byte.
+    """
 
     def answer() -> Answer:
         status, data, headers = work()
         return Answer(status, JSONRenderer().render(data), headers)
 
-    done = once(
-        tenant=principal.tenant,
-        principal=principal.name,
-        route=f"{request.method} {request.path}",
-        key=read_key(request.headers.get("Idempotency-Key")),
-        body=request.data,
-        work=answer,
-    )
+    asked = _idempotent_request(request, deduplicate=deduplicate)
+    done = once(asked, answer, wait=seconds_to_wait(request) or 0)
     response = HttpResponse(done.body, status=done.status, content_type="application/json", headers=done.headers)
+    if asked.key and done.expires_at:
+        response.headers["Idempotency-Key"] = write_key(asked.key)
+        response.headers["Idempotency-Key-Expires"] = f"{done.expires_at:%Y-%m-%dT%H:%M:%SZ}"
     if done.replayed:
         response.headers["Idempotency-Replayed"] = "true"
     return response
+
+
+def _check_lengths(request: Request) -> None:
+    """Refuse a header or a query string nobody means; each that is read has a bound of its own below this one."""
+    if len(request.META.get("QUERY_STRING", "")) > LONGEST_QUERY:
+        raise InvalidRequest(f"The query string has more than {LONGEST_QUERY} characters; send a shorter one.")
+    for name, value in request.META.items():
+        if name.startswith("HTTP_") and len(value) > LONGEST_HEADER:
+            header = name.removeprefix("HTTP_").replace("_", "-").title()
+            raise InvalidRequest(f"{header}: the header has more than {LONGEST_HEADER} characters; send a shorter one.")
+
+
+def check_parameters(request: Request, known: Iterable[str]) -> None:
+    """Refuse a query parameter nobody reads, or one given twice."""
+    for name, values in request.query_params.lists():
+        if name not in known:
+            raise InvalidRequest(f"{name}: there is no such parameter; known are {', '.join(sorted(known))}.")
+        if len(values) > 1:
+            raise InvalidRequest(f"{name}: give it once.")
+
+
+def _idempotent_request(request: Request, *, deduplicate: bool) -> IdempotentRequest:
+    principal, route = cast("Principal", request.user), f"{request.method} {request.path}"
+    key, origin = read_key(request.headers.get("Idempotency-Key")), KeyOrigin.HEADER
+    if key is None and deduplicate:
+        key, origin = content_key(route=route, body=request.data), KeyOrigin.CONTENT
+    return IdempotentRequest(
+        tenant=principal.tenant, principal=principal.name, route=route, body=request.data, key=key, origin=origin
+    )

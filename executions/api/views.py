@@ -2,33 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+import time
+from typing import Any, cast
 from uuid import UUID
 
 from django.http import HttpResponseBase
-from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, PolymorphicProxySerializer, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from executions.actions import runs
+from executions.actions import plans, previews, runs
 from executions.actions.runs import Submission
 from executions.api.authentication import Principal
+from executions.api.conditional import VERSIONS_PATTERN, conditional, if_match_versions
+from executions.api.headers import sends
+from executions.api.lists import IF_NONE_MATCH
+from executions.api.plans import PLAN_HASH, check_hash
+from executions.api.preferences import PREFER, waiting
+from executions.api.preview_serializers import PreviewSerializer
 from executions.api.serializers import (
     ExecuteSerializer,
-    PreviewSerializer,
+    RunOptionsSerializer,
     RunSerializer,
 )
-from executions.api.tenant_view import IDEMPOTENCY_KEY, TenantView, answer_once
-from executions.errors import NotFound
+from executions.api.sparse import fields_parameter, narrow, sparse, wanted_fields
+from executions.api.tenant_view import IDEMPOTENCY_KEY, TenantView, answer_once, check_parameters
+from executions.errors import (
+    BadPlanCompilerAnswer,
+    CapabilityRefused,
+    CommandRefused,
+    InvalidPlan,
+    InvalidRequest,
+    NotFound,
+    TooManyRuns,
+    VersionChanged,
+)
 from executions.models import Run, Scope
 from executions.portia.client import portia
+from executions.portia.needs import Runtime
 from orchestrator_project.telemetry import correlation_id, traceparent
 
 SYNCHRONOUS_WAIT = 30.0  # seconds
+HIGHEST_VERSION = 2**31 - 1  # the column's
 
 CAPABILITY_TOKEN = OpenApiParameter(
-    "X-Capability-Token", OpenApiTypes.STR, OpenApiParameter.HEADER, description="Needed in production."
+    "X-Capability-Token",
+    {"type": "string", "maxLength": 8192},
+    OpenApiParameter.HEADER,
+    description="What the caller may do (docs/reference/capability-tokens.md); needed in production.",
+)
+SINCE = OpenApiParameter(
+    "since", {"type": "integer", "minimum": 0, "maximum": HIGHEST_VERSION}, OpenApiParameter.QUERY,
+    description="With `Prefer: wait=N`: the version of the run you have; answers when it has another, or has ended.",
+)  # fmt: skip
+IF_MATCH = OpenApiParameter(
+    "If-Match",
+    {"type": "string", "pattern": VERSIONS_PATTERN, "examples": ['"7"']},
+    OpenApiParameter.HEADER,
+    description="The version of the run this is meant for, in quotes, or several; 412 when it has another by now.",
+)
+RUN_OR_PREVIEW = PolymorphicProxySerializer(
+    component_name="ExecutedOrPreviewed", serializers=[RunSerializer, PreviewSerializer], resource_type_field_name=None
 )
 
 
@@ -36,37 +71,76 @@ class ExecuteView(TenantView):
     """POST /v1/execute."""
 
     scopes = {"POST": Scope.EXECUTE}
+    refusals = {"POST": (NotFound, CapabilityRefused, InvalidPlan, TooManyRuns, BadPlanCompilerAnswer)}
 
     @extend_schema(
         operation_id="execute",
         summary="Submit a plan",
         request=ExecuteSerializer,
-        responses={202: RunSerializer, 200: PreviewSerializer},
-        parameters=[IDEMPOTENCY_KEY, CAPABILITY_TOKEN],
+        responses={202: RunSerializer, 200: RUN_OR_PREVIEW},
+        parameters=[
+            IDEMPOTENCY_KEY,
+            CAPABILITY_TOKEN,
+            PREFER,
+            *(sends(name, 202) for name in ("Location", "ETag")),
+            *(sends(name, 200, always=False) for name in ("Location", "ETag")),
+        ],
     )
     def post(self, request: Request) -> HttpResponseBase:
         """Accept a run, or with `dry_run` say what would be run."""
+        began = time.monotonic()
         serializer = ExecuteSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         wishes = serializer.validated_data
-        known_tools = portia().known_tools(tenant=self.principal.tenant.identifier)
-        submission = _submission(request, wishes, known_tools)
+        submission = submission_of(request, wishes)
         if wishes["dry_run"]:
-            return Response(runs.preview(tenant=self.principal.tenant, submission=submission))
-        response = answer_once(request, lambda: self._start(submission))
-        return response if wishes["async_execution"] else self._when_ended(response)
+            return Response(preview_of(self.principal, submission))
+        accepted = answer_once(request, lambda: self._start(submission), deduplicate=wishes["deduplicate"])
+        wait = 0.0 if wishes["async_execution"] else SYNCHRONOUS_WAIT
+        return self._followed(request, accepted, otherwise=wait, began=began)
 
     def _start(self, submission: Submission) -> tuple[int, Any, dict[str, str]]:
         caller = self.principal
         run = runs.start(tenant=caller.tenant, principal=caller.name, user=caller.user, submission=submission)
-        return 202, RunSerializer(run).data, {"Location": f"/v1/executions/{run.pk}"}
+        return 202, RunSerializer(run).data, {"Location": f"/v1/executions/{run.pk}", "ETag": etag_of(run)}
 
-    def _when_ended(self, accepted: HttpResponseBase) -> HttpResponseBase:
-        run_id = accepted.headers["Location"].rsplit("/", 1)[1]
-        run = runs.wait(find_run(self.principal, UUID(run_id)), seconds=SYNCHRONOUS_WAIT)
-        if not run.is_terminal:
-            return accepted
-        return Response(RunSerializer(run).data, headers={"Location": accepted.headers["Location"]})
+    def _followed(
+        self, request: Request, accepted: HttpResponseBase, *, otherwise: float, began: float
+    ) -> HttpResponseBase:
+        """The answer after the wait the caller asked for: 200 with the ended run, else 202 with the run so far."""
+        with waiting(request, otherwise=otherwise, began=began) as (seconds, applied):
+            if not seconds:
+                return accepted
+            try:
+                run_id = UUID(accepted.headers["Location"].rsplit("/", 1)[1])
+                run = runs.wait(find_run(self.principal, run_id), seconds=seconds)
+            except NotFound:  # a replay may outlive its run
+                return accepted
+        kept = {name: value for name, value in accepted.items() if name not in ("Content-Type", "Content-Length")}
+        status = 200 if run.is_terminal else 202
+        return Response(RunSerializer(run).data, status, headers=kept | applied | {"ETag": etag_of(run)})
+
+
+class ValidateView(TenantView):
+    """POST /v1/plans/{plan_hash}/validate."""
+
+    scopes = {"POST": Scope.EXECUTE}
+    refusals = {"POST": (CapabilityRefused, InvalidPlan, BadPlanCompilerAnswer)}
+
+    @extend_schema(
+        operation_id="validate_plan",
+        summary="Check a plan against today's runtime, rights and people",
+        request=RunOptionsSerializer,
+        responses=PreviewSerializer,
+        parameters=[PLAN_HASH, CAPABILITY_TOKEN],
+    )
+    def post(self, request: Request, plan_hash: str) -> Response:
+        """Say what a submission of this plan would do, or refuse it as that would be refused; changes nothing."""
+        check_hash(plan_hash)
+        serializer = RunOptionsSerializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        submission = submission_of(request, {**serializer.validated_data, "plan_hash": plan_hash})
+        return Response(preview_of(self.principal, submission))
 
 
 class RunView(TenantView):
@@ -74,24 +148,38 @@ class RunView(TenantView):
 
     scopes = {"GET": Scope.READ}
 
-    @extend_schema(operation_id="get_execution", summary="Look at a run", responses=RunSerializer)
-    def get(self, request: Request, run_id: UUID) -> Response:
-        """Return the run with steps, results, timings and what it waits for."""
-        return Response(RunSerializer(find_run(self.principal, run_id)).data)
+    @extend_schema(
+        operation_id="get_execution", summary="Look at a run", responses=sparse(RunSerializer),
+        parameters=[SINCE, PREFER, IF_NONE_MATCH, fields_parameter(RunSerializer)],
+    )  # fmt: skip
+    def get(self, request: Request, run_id: UUID) -> HttpResponseBase:
+        """Return the run with steps, results, timings and what it waits for; with `Prefer: wait`, when something is new."""
+        check_parameters(request, ("since", "fields"))
+        since, wanted = read_version(request), wanted_fields(request, RunSerializer)
+        run = find_run(self.principal, run_id, wanted=wanted)
+        with waiting(request) as (seconds, applied):
+            run = runs.wait(run, seconds=seconds, since=since)
+        response = Response(RunSerializer(run, only=wanted).data, headers=applied)
+        return conditional(request, response, etag_of(run))
+
+
+OF_A_COMMAND = [IDEMPOTENCY_KEY, IF_MATCH, sends("Location", 202), sends("ETag", 202)]
 
 
 class CommandView(TenantView):
     """POST /v1/executions/{run_id}/pause|resume|cancel."""
 
     scopes = {"POST": Scope.CONTROL}
+    refusals = {"POST": (CommandRefused, VersionChanged)}
 
     def command(self, request: Request, run_id: UUID, action: Any) -> HttpResponseBase:
         """Ask for the command; 202, because Portia is told by a job."""
+        versions = if_match_versions(request.headers.get("If-Match"))
 
         def work() -> tuple[int, Any, dict[str, str]]:
             find_run(self.principal, run_id)
-            run = action(run_id, by=self.principal.name)
-            return 202, RunSerializer(run).data, {"Location": f"/v1/executions/{run_id}"}
+            run = action(run_id, by=self.principal.name, versions=versions)
+            return 202, RunSerializer(run).data, {"Location": f"/v1/executions/{run_id}", "ETag": etag_of(run)}
 
         return answer_once(request, work)
 
@@ -101,7 +189,7 @@ class PauseView(CommandView):
 
     @extend_schema(
         operation_id="pause_execution", summary="Pause a run", request=None, responses={202: RunSerializer},
-        parameters=[IDEMPOTENCY_KEY],
+        parameters=OF_A_COMMAND,
     )  # fmt: skip
     def post(self, request: Request, run_id: UUID) -> HttpResponseBase:
         """Pause the run."""
@@ -113,7 +201,7 @@ class ResumeView(CommandView):
 
     @extend_schema(
         operation_id="resume_execution", summary="Resume a run", request=None, responses={202: RunSerializer},
-        parameters=[IDEMPOTENCY_KEY],
+        parameters=OF_A_COMMAND,
     )  # fmt: skip
     def post(self, request: Request, run_id: UUID) -> HttpResponseBase:
         """Resume the run."""
@@ -125,28 +213,63 @@ class CancelView(CommandView):
 
     @extend_schema(
         operation_id="cancel_execution", summary="Cancel a run", request=None, responses={202: RunSerializer},
-        parameters=[IDEMPOTENCY_KEY],
+        parameters=OF_A_COMMAND,
     )  # fmt: skip
     def post(self, request: Request, run_id: UUID) -> HttpResponseBase:
         """Cancel the run."""
         return self.command(request, run_id, runs.cancel)
 
 
-def find_run(principal: Principal, run_id: UUID) -> Run:
-    """Return a run of the caller's tenant. Raises NotFound; another tenant's run does not exist."""
-    run = Run.objects.select_related("plan").defer("plan__document").filter(tenant=principal.tenant, pk=run_id).first()
+def find_run(principal: Principal, run_id: UUID, *, wanted: frozenset[str] | None = None) -> Run:
+    """Return a run of the caller's tenant, with what the wanted fields need. Raises NotFound; another tenant's does not exist."""
+    rows = Run.objects.filter(tenant=principal.tenant, pk=run_id)
+    run = narrow(rows, RunSerializer, wanted, also=("status", "version")).first()
     if run is None:
         raise NotFound(f"There is no execution {run_id}.")
     return run
 
 
-def _submission(request: Request, wishes: dict[str, Any], known_tools: frozenset[str] | None) -> Submission:
+def etag_of(run: Run) -> str:
+    """The run's entity tag: its version, which grows with everything that shows."""
+    return f'"{run.version}"'
+
+
+def read_version(request: Request) -> int | None:
+    """Read `since`. Raises InvalidRequest for what is no version."""
+    given = request.query_params.get("since")
+    if given is None:
+        return None
+    if not (re.fullmatch("[0-9]{1,10}", given) and int(given) <= HIGHEST_VERSION):
+        raise InvalidRequest(f"since: the version of the run you have, a number from 0 to {HIGHEST_VERSION}.")
+    return int(given)
+
+
+def preview_of(principal: Principal, submission: Submission) -> dict[str, Any]:
+    """What a dry run says."""
+    seen = previews.preview(
+        tenant=principal.tenant, principal=principal.name, user=principal.user, submission=submission
+    )
+    return seen.to_json()
+
+
+def submission_of(request: Request, wishes: dict[str, Any]) -> Submission:
+    """What the request asks to run, and what the neighbours know about it; no transaction may be open."""
+    tenant = cast("Principal", request.user).tenant
+    runtime = portia().known_runtime(tenant=tenant.identifier)
+    document = wishes.get("executable_plan")
+    if document is None:
+        document = plans.fetch_unknown(tenant=tenant, plan_hash=wishes["plan_hash"])
+    return _submission(request, {**wishes, "executable_plan": document}, runtime)
+
+
+def _submission(request: Request, wishes: dict[str, Any], runtime: Runtime) -> Submission:
     token = request.headers.get("X-Capability-Token") or wishes.get("capability_token")
     return Submission(
         executable_plan=wishes.get("executable_plan"),
         plan_hash=wishes.get("plan_hash"),
         parameters=wishes["parameters"],
         variables=wishes["variables"],
+        labels=wishes["labels"],
         validate_capabilities=wishes["validate_capabilities"],
         capability_token=token,
         hooks=wishes["hooks"],
@@ -155,5 +278,5 @@ def _submission(request: Request, wishes: dict[str, Any], known_tools: frozenset
         triggered_by=wishes.get("triggered_by", ""),
         correlation_id=wishes.get("correlation_id") or correlation_id(),
         traceparent=traceparent(),
-        known_tools=known_tools,
+        runtime=runtime,
     )

@@ -2,9 +2,10 @@
 
 from executions.models.api_key import ApiKey, Scope
 from executions.models.event import Event
-from executions.models.idempotency import IdempotencyRecord
+from executions.models.idempotency import IdempotencyRecord, KeyOrigin
 from executions.models.ids import uuid7
 from executions.models.plan import Plan
+from executions.models.rate import RateState
 from executions.models.run import Command, Run, RunReason, RunStatus, RunStep
 from executions.models.tenant import Tenant
 from executions.models.work import Kind, Work
@@ -14,8 +15,10 @@ __all__ = [
     "Command",
     "Event",
     "IdempotencyRecord",
+    "KeyOrigin",
     "Kind",
     "Plan",
+    "RateState",
     "Run",
     "RunReason",
     "RunStatus",

@@ -2,7 +2,10 @@
 
 import os
 import time
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def uuid7() -> UUID:
@@ -11,3 +14,8 @@ def uuid7() -> UUID:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return UUID(int=value)
+
+
+def first_uuid7(moment: datetime) -> UUID:
+    """The smallest UUID that `uuid7` can give at this moment (with a time zone), for a range of keys by time."""
+    return UUID(int=max(0, (moment - EPOCH) // timedelta(milliseconds=1)) << 80)

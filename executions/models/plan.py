@@ -29,6 +29,10 @@ class Plan(models.Model):
 
     class Meta:
         ordering = ["-created_at"]
+        indexes = [
+            models.Index(fields=["tenant", "-id"], name="plan_by_tenant"),
+            models.Index(fields=["tenant", "name", "-id"], name="plan_by_name"),
+        ]
         constraints = [
             models.UniqueConstraint(name="plan_once_per_tenant_and_hash", fields=["tenant", "plan_hash"]),
             models.CheckConstraint(name="plan_hash_is_sha256", condition=Q(plan_hash__regex=r"^[0-9a-f]{64}$")),

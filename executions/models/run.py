@@ -11,6 +11,7 @@ from typing import Any
 
 import pgtrigger
 from django.conf import settings
+from django.contrib.postgres.indexes import BrinIndex, GinIndex
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
@@ -85,6 +86,8 @@ REASONS: dict[str, frozenset[str]] = {
     RunStatus.CANCELLED: frozenset({RunReason.CANCEL_REQUESTED}),
 }
 
+STATUS_OF_REASON = {reason: status for status, reasons in REASONS.items() for reason in reasons}
+
 TERMINAL = frozenset(status for status, following in TRANSITIONS.items() if not following)
 
 EVENT_OF_STATUS: dict[str, str] = {
@@ -111,17 +114,25 @@ class RunQuerySet(models.QuerySet["Run"]):
         """Runs that will never change again."""
         return self.filter(status__in=TERMINAL)
 
+    def not_ended(self) -> RunQuerySet:
+        """Runs that still go on, through the index made for them."""
+        return self.filter(finished_at__isnull=True)
+
     def finished_before(self, moment: datetime) -> RunQuerySet:
         """Terminal runs that ended before this moment (UTC)."""
         return self.terminal().filter(finished_at__lt=moment)
 
 
 class Run(models.Model):
-    """One execution of a plan. `id` is ours, given out at once; `portia_run_id` is Portia's, known after the launch."""
+    """One execution of a plan. `id` is ours, given out at once; `portia_run_id` is Portia's, known after the launch.
+
+    An index that ends with the id, which grows with time, has the runs of one value in the order of the lists. Times have none of
+    that kind: `updated_at` changes with everything, and would have to be written into every index (a BRIN index is excepted).
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="runs")
-    plan = models.ForeignKey(Plan, on_delete=models.PROTECT, related_name="runs")
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="runs", db_index=False)
+    plan = models.ForeignKey(Plan, on_delete=models.PROTECT, related_name="runs", db_index=False)
     status = models.CharField(max_length=16, choices=RunStatus.choices, default=RunStatus.PENDING)
     reason = models.CharField(max_length=32, choices=RunReason.choices, default=RunReason.ACCEPTED)
     version = models.PositiveIntegerField(default=1, help_text="Grows with every visible change.")
@@ -145,10 +156,11 @@ class Run(models.Model):
     )
     correlation_id = models.CharField(max_length=128)
     traceparent = models.CharField(max_length=64, blank=True)
+    labels = models.JSONField(default=dict, blank=True, help_text="The plan's and the submission's: name -> text.")
 
     requested = models.CharField(max_length=8, choices=Command.choices, blank=True, default="")
     portia_plan_id = models.CharField(max_length=128, blank=True, default="")
-    portia_run_id = models.CharField(max_length=128, null=True, blank=True, unique=True)
+    portia_run_id = models.CharField(max_length=128, null=True, blank=True)  # noqa: DJ001 - several runs may have none yet
     portia_version = models.BigIntegerField(default=0)
     pause_pending = models.BooleanField(default=False, help_text="Portia pauses at the end of the running step.")
     unsent_attempts = models.PositiveIntegerField(default=0, help_text="Launches of which Portia surely saw nothing.")
@@ -174,9 +186,19 @@ class Run(models.Model):
         indexes = [
             models.Index(fields=["tenant", "-id"], name="run_by_tenant"),
             models.Index(fields=["tenant", "status", "-id"], name="run_by_tenant_and_status"),
+            models.Index(fields=["tenant", "reason", "-id"], name="run_failed_by_reason", condition=Q(status="failed")),
+            models.Index(fields=["plan", "-id"], include=["tenant"], name="run_by_plan"),
+            models.Index(fields=["plan", "-id"], name="run_completed_by_plan", condition=Q(status="completed")),
+            models.Index(fields=["tenant", "triggered_by", "-id"], name="run_by_trigger"),
+            models.Index(fields=["tenant", "requested_by", "-id"], name="run_by_requester"),
+            models.Index(fields=["tenant", "correlation_id", "-id"], name="run_by_correlation"),
+            GinIndex(fields=["labels"], name="run_labels", fastupdate=False),
+            BrinIndex(fields=["updated_at"], name="run_updated", pages_per_range=32, autosummarize=True),
             models.Index(fields=["finished_at"], name="run_finished", condition=Q(finished_at__isnull=False)),
+            models.Index(fields=["tenant"], name="run_not_ended", condition=Q(finished_at__isnull=True)),
         ]
         constraints = [
+            models.UniqueConstraint(name="run_once_at_portia", fields=["portia_run_id"]),
             models.CheckConstraint(
                 name="run_reason_fits_status",
                 condition=Q(*(Q(status=s, reason__in=sorted(r)) for s, r in REASONS.items()), _connector=Q.OR),

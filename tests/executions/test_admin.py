@@ -132,8 +132,10 @@ def test_lists_name_only_what_belongs_to_the_persons_tenants(browser, acme, glob
         record_event(run, events.ACCEPTED)
         Work.objects.schedule(run.pk, Kind.SYNC)
         ApiKeyFactory(tenant=tenant, principal=f"agent-{tenant.identifier}")
-        answered = {"route": "POST /v1/execute", "fingerprint": "0" * 64, "expires_at": timezone.now()}
-        IdempotencyRecord.objects.create(tenant=tenant, principal=tenant.identifier, key=tenant.identifier, **answered)
+        answered = {"route": "POST /v1/execute", "fingerprint": "0" * 64, "response_status": 202}
+        times = dict.fromkeys(["created_at", "expires_at"], timezone.now())
+        whose = {"principal": tenant.identifier, "key": tenant.identifier}
+        IdempotencyRecord.objects.create(tenant=tenant, **whose, **answered, **times)
     response = browser.get(list_of(model))
     assert response.status_code == 200
     assert response.context["cl"].result_list.count() == 1

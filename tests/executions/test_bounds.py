@@ -326,6 +326,10 @@ def _unbounded(document: Document, place: str, schema: Document, seen: frozenset
     return found + [deeper for one in below for deeper in one]
 
 
+def test_a_query_has_a_thousand_parameters_at_most(api):
+    assert "1000" in api.get("/v1/executions?" + "&".join(["a"] * 2000), expect=400)["detail"]
+
+
 BOUNDS = {
     "string": {"maxLength", "pattern", "enum", "format"},
     "array": {"maxItems"},

@@ -96,7 +96,7 @@ def test_expired_idempotency_records_are_deleted(acme, capsys):
     for hours in (-1, 1):
         IdempotencyRecord.objects.create(
             tenant=acme, principal="a", route="r", key=str(hours), fingerprint="f",
-            expires_at=timezone.now() + timedelta(hours=hours),
+            response_status=202, created_at=timezone.now(), expires_at=timezone.now() + timedelta(hours=hours),
         )  # fmt: skip
     call_command("cleanup_idempotency")
     assert "1 expired" in capsys.readouterr().out

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-_HUGE = [2**53, -(2**63), 10**400, 1e300, -1e-320]
+_HUGE = [2**53, -(2**63), 10**400, 1e300, -1e-320, float("inf")]  # infinity is sent as a number too large to read
 _ODD = [
     "",
     " ",

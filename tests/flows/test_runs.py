@@ -22,7 +22,7 @@ def example(name):
 
 
 def submit(api, document, **fields):
-    return api.post("/v1/execute", {"executable_plan": document, **fields}, expect=202)["run_id"]
+    return api.post("/v1/execute", {"executable_plan": document, "deduplicate": False, **fields}, expect=202)["run_id"]
 
 
 def view(api, run_id):

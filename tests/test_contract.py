@@ -1,0 +1,266 @@
+"""The running service keeps what the OpenAPI document promises, and the document's examples are real."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
+from django.core.management import call_command
+from django.db import connection
+from django.utils import timezone
+from drf_spectacular.generators import SchemaGenerator
+from joserfc.jwk import OKPKey
+from jsonschema import Draft202012Validator, FormatChecker
+
+from executions.actions.tenants import create_api_key, create_tenant
+from executions.api.examples import examples, plan
+from executions.capabilities import issue
+from executions.models import Scope
+from orchestrator_project.stack import running_stack
+from tests.orchestrator_project.processes import on_the_test_database
+
+SEED = 20261124
+SECONDS = 85  # for schemathesis
+MARIA = {"email": "maria@example.com"}
+JSON = dict[str, Any]
+
+SETTINGS = """
+seed = {seed}
+headers = {{ Authorization = "Bearer ${{SERVICE_KEY}}" }}
+hooks = "{hooks}"
+request-timeout = 20
+continue-on-failure = true
+
+[generation]
+max-examples = 10
+database = "none"
+allow-x00 = false  # NUL is refused everywhere, which a schema can say of single texts only
+
+[checks]
+object_level_authorization.enabled = false  # needs a second tenant; tests/executions/test_submission.py has one
+
+[phases.stateful]
+max-steps = 4
+generation.max-examples = 25
+inference.algorithms = []  # the links of the document, no guesses
+
+[parameters]
+"header.X-Tenant-ID" = "acme"
+"header.Prefer" = "wait=0"
+"header.X-Capability-Token" = "${{TOKEN}}"  # any other is refused with 403, which would hide whatever else is wrong
+"header.If-Match" = {{ dictionary = "versions", probability = 0.8 }}
+"path.run_id" = {{ dictionary = "runs", probability = 0.8 }}
+"path.clarification_id" = {{ dictionary = "approvals", probability = 0.8 }}
+"path.plan_hash" = {{ dictionary = "plans", probability = 0.8 }}
+"body.plan_hash" = {{ dictionary = "plan", probability = 0.8 }}
+"path.key" = {{ dictionary = "keys", probability = 0.8 }}
+
+[dictionaries]
+versions = {{ values = ["*", '"7"', '"8", "9"'] }}
+runs = {{ values = {runs} }}
+approvals = {{ values = {approvals} }}
+plans = {{ values = {plans} }}
+plan = {{ values = [{plan}] }}
+keys = {{ values = ["first", "second", "third"] }}
+
+[[operations]]
+include-operation-id = "store_plan"
+phases.coverage.generation.mode = "negative"  # what fits the schema alone is hardly ever a sound plan
+
+[[operations]]
+include-operation-id = ["approve", "reject", "answer"]
+headers = {{ Authorization = "Bearer ${{PERSONAL_KEY}}" }}
+"""
+
+
+@dataclass(frozen=True)
+class Service:
+    """The running service, and keys of a program and of a person of one tenant."""
+
+    url: str
+    service_key: str
+    personal_key: str
+    signing_key: OKPKey
+
+    def token(self) -> str:
+        """A capability token for all of examples/plans; good for five minutes."""
+        return issue(
+            key=self.signing_key, issuer="captokens", tenant="acme", subject="carol", capabilities=["mail:*", "payments:*"],
+            now=timezone.now(),
+        )  # fmt: skip
+
+    def call(self, method: str, path: str, body: Any = None, *, key: str = "", **headers: str) -> requests.Response:
+        """Send a request; with a body as JSON."""
+        headers |= {"Authorization": f"Bearer {key or self.service_key}"}
+        return session.request(method, f"{self.url}{path}", json=body, headers=headers, timeout=60)
+
+    def run(self, name: str, *, idempotency_key: str = "", **wishes: Any) -> str:
+        """Submit one of the plans in examples/plans; returns the run's id."""
+        body = {"executable_plan": plan(name), "deduplicate": False, **wishes}
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        answer = self.call("POST", "/v1/execute", body, **headers)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["run_id"])
+
+    def approval(self, name: str) -> str:
+        """Submit a plan that asks; returns the id of its question."""
+        run_id, deadline = self.run(name, triggered_by="alice"), time.monotonic() + 20
+        while time.monotonic() < deadline:
+            if found := self.call("GET", f"/v1/approvals?run_id={run_id}").json()["results"]:
+                return str(found[0]["id"])
+            time.sleep(0.1)
+        raise AssertionError(f"{name} asked nothing")
+
+
+session = requests.Session()
+session.trust_env = False
+
+
+@pytest.fixture(scope="module")
+def service(django_db_setup: None, django_db_blocker: Any, tmp_path_factory: Any) -> Iterator[Service]:
+    lines: list[str] = []
+    signing_key, jwks = OKPKey.generate_key("Ed25519"), tmp_path_factory.mktemp("captokens") / "jwks.json"
+    jwks.write_text(json.dumps({"keys": [signing_key.as_dict(private=False) | {"kid": signing_key.thumbprint()}]}))
+    with django_db_blocker.unblock():
+        assert connection.settings_dict["NAME"].startswith("test_"), "tests with this fixture need the mark django_db"
+        try:
+            keys = _keys()
+            with running_stack(
+                environment=on_the_test_database() | {"CAPTOKENS_JWKS_FILE": str(jwks)},
+                write=lambda name, line: lines.append(f"{name} | {line}"),
+            ) as stack:
+                yield Service(stack.web_url, *keys, signing_key)
+        finally:
+            print("\n".join(lines[-200:]))
+            call_command("flush", interactive=False, verbosity=0)
+
+
+def _keys() -> tuple[str, str]:
+    tenant = create_tenant(identifier="acme", name="Acme")
+    bob = get_user_model().objects.create_user("bob", is_staff=True)
+    bob.user_permissions.add(Permission.objects.get(codename="decide_clarification"))
+    tenant.members.add(bob)
+    scopes = [Scope.EXECUTE, Scope.READ, Scope.CONTROL]
+    return (
+        create_api_key(tenant=tenant, principal="agent", scopes=scopes)[1],
+        create_api_key(tenant=tenant, principal="bob", scopes=[Scope.READ, Scope.DECIDE], user=bob)[1],
+    )
+
+
+@pytest.fixture(scope="module")
+def document() -> JSON:
+    return json.loads(json.dumps(SchemaGenerator().get_schema(request=None, public=True)))
+
+
+@pytest.mark.django_db
+@pytest.mark.processes
+@pytest.mark.timeout(150)
+def test_schemathesis_finds_nothing(service, tmp_path):
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(_settings(service))
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config)]
+    command += ["run", f"{service.url}/v1/schema", "--no-color"]
+    environment = os.environ | {
+        "SERVICE_KEY": service.service_key,
+        "PERSONAL_KEY": service.personal_key,
+        "TOKEN": service.token(),
+        "NO_PROXY": "*",
+    }
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _settings(service: Service) -> str:
+    """The settings of schemathesis, with the names of what there is to be found."""
+    approvals = [service.approval(name) for name in ("refund", "refund", "user_input", "user_input")]
+    runs = [service.call("GET", f"/v1/approvals/{one}").json()["run_id"] for one in approvals]
+    runs += [service.run("welcome", parameters=MARIA, idempotency_key=key) for key in ("first", "second", "third")]
+    return SETTINGS.format(
+        seed=SEED,
+        hooks=Path(__file__).with_name("contract_hooks.py"),
+        runs=json.dumps(runs),
+        approvals=json.dumps(approvals),
+        plan=json.dumps(plan("welcome")["plan_hash"]),
+        plans=json.dumps([plan(name)["plan_hash"] for name in ("welcome", "refund", "user_input")]),
+    )
+
+
+# -- examples
+
+
+def test_every_operation_has_an_example_of_what_goes_in_and_out(document):
+    operations = _operations(document)
+    assert set(examples()) == set(operations)
+    for name, (_, _, operation) in operations.items():
+        assert bool(examples()[name].requests) == ("requestBody" in operation), name
+        assert set(examples()[name].answers) == {status for status in operation["responses"] if status[0] == "2"}, name
+
+
+@pytest.mark.parametrize("name", sorted(examples()))
+def test_examples_have_exactly_the_members_the_document_names(document, name):
+    _, _, operation = _operations(document)[name]
+    for body in examples()[name].requests.values():
+        _check(document, operation["requestBody"], body)
+    for status, answers in examples()[name].answers.items():
+        for answer in answers.values():
+            _check(document, operation["responses"][status], answer)
+
+
+@pytest.mark.django_db
+@pytest.mark.processes
+@pytest.mark.parametrize("name", sorted(examples()))
+def test_the_service_takes_each_request_and_answers_like_its_example(service, document, name):
+    method, path, operation = _operations(document)[name]
+    decides = name in ("approve", "reject", "answer")
+    for body in (examples()[name].requests or {"": None}).values():
+        address = path.format(**_whereabouts(service, name))
+        answer = service.call(method, address, body, key=service.personal_key if decides else "")
+        assert str(answer.status_code) in examples()[name].answers, answer.text
+        _check(document, operation["responses"][str(answer.status_code)], answer.json())
+
+
+def _whereabouts(service: Service, name: str) -> dict[str, str]:
+    """What stands in the address of an operation: an object it can be asked of."""
+    service.call("POST", "/v1/plans", plan("welcome"))
+    known = {"plan_hash": plan("welcome")["plan_hash"]}
+    if name.endswith("_execution") or name in ("approve", "reject", "answer", "get_approval"):
+        approval = service.approval("user_input" if name == "answer" else "refund")
+        known |= {"clarification_id": approval}
+        known |= {"run_id": service.call("GET", f"/v1/approvals/{approval}").json()["run_id"]}
+    if name == "resume_execution":
+        service.call("POST", f"/v1/executions/{known['run_id']}/pause")
+    if name.endswith("idempotency_key"):
+        service.run("welcome", parameters=MARIA, idempotency_key=name)
+        known |= {"key": name}
+    return known
+
+
+def _operations(document: JSON) -> dict[str, tuple[str, str, JSON]]:
+    """(method, path, operation) by operationId."""
+    found = [(method.upper(), path, one) for path, item in document["paths"].items() for method, one in item.items()]
+    return {one["operationId"]: (method, path, one) for method, path, one in found}
+
+
+def _check(document: JSON, place: JSON, value: Any) -> None:
+    """The value fits the schema of a request or response, and has no member which that does not name."""
+    schema = place["content"]["application/json"]["schema"] | {"components": _closed(document["components"])}
+    Draft202012Validator(schema, format_checker=FormatChecker()).validate(value)
+
+
+def _closed(components: JSON) -> JSON:
+    schemas = {
+        name: {"additionalProperties": False, **schema} if "properties" in schema else schema
+        for name, schema in components["schemas"].items()
+    }
+    return {"schemas": schemas}
