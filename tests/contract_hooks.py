@@ -69,12 +69,19 @@ def _top(pointer: str) -> str:
 def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
     """Try everything a plan can be at one place, where it is the whole body; submit a sound one, so that there are runs."""
     submission = raw_schema["components"]["schemas"]["ExecuteRequest"]["properties"]
-    submission["executable_plan"] = {"type": "object", "enum": [json.loads(WELCOME.read_text())]}
+    welcome = json.loads(WELCOME.read_text())
+    submission["executable_plan"] = {"type": "object", "enum": [welcome]}
+    submission["plan_hash"]["enum"] = [welcome["plan_hash"]]
 
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
-    """Give each request a key of its own where it brings a sound one: a key used twice would hide whatever else is wrong."""
-    given = (case.headers or {}).get("Idempotency-Key")
-    if given and KEY.fullmatch(str(given)):
-        kwargs["headers"] = dict(kwargs.get("headers") or {}) | {"Idempotency-Key": f'"request-{next(NUMBERS)}"'}
+    """Give each request that brings a sound key one of its own: a key used twice would hide whatever else is wrong."""
+    kwargs["auth"] = _with_a_fresh_key
+
+
+def _with_a_fresh_key(request: Any) -> Any:
+    """Change the prepared request, which is later than schemathesis looks at it."""
+    if KEY.fullmatch(request.headers.get("Idempotency-Key", "")):
+        request.headers["Idempotency-Key"] = f'"request-{next(NUMBERS)}"'
+    return request

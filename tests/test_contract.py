@@ -25,14 +25,24 @@ from jsonschema import Draft202012Validator, FormatChecker
 
 from executions.actions.tenants import create_api_key, create_tenant
 from executions.api.examples import examples, plan
+from executions.api.links import LINKS
 from executions.capabilities import issue
 from executions.models import Scope
 from orchestrator_project.stack import running_stack
 from tests.orchestrator_project.processes import on_the_test_database
 
 SEED = 20261124
-SECONDS = 85  # for schemathesis
+SECONDS = 180  # schemathesis takes 40, and more on a busy machine
+OF_ALL_HTTP = {
+    "allow", "content-length", "content-type", "cross-origin-opener-policy", "date", "referrer-policy", "server",
+    "x-content-type-options", "x-frame-options",
+}  # fmt: skip
+DECISIONS = ("approve", "reject", "answer")
 MARIA = {"email": "maria@example.com"}
+FURTHER: dict[str, Any] = {  # requests that get the other good answer
+    "execute": {"plan_hash": plan("welcome")["plan_hash"], "parameters": MARIA, "async_execution": False},
+    "store_plan": plan("welcome") | {"plan_hash": None, "name": "Welcome somebody else"},
+}
 JSON = dict[str, Any]
 
 SETTINGS = """
@@ -40,6 +50,7 @@ seed = {seed}
 headers = {{ Authorization = "Bearer ${{SERVICE_KEY}}" }}
 hooks = "{hooks}"
 request-timeout = 20
+suppress-health-check = ["all"]  # of the machine, and of how hard it is to find data
 continue-on-failure = true
 
 [generation]
@@ -51,8 +62,8 @@ allow-x00 = false  # NUL is refused everywhere, which a schema can say of single
 object_level_authorization.enabled = false  # needs a second tenant; tests/executions/test_submission.py has one
 
 [phases.stateful]
-max-steps = 4
-generation.max-examples = 25
+max-steps = 6
+generation.max-examples = 40
 inference.algorithms = []  # the links of the document, no guesses
 
 [parameters]
@@ -63,7 +74,6 @@ inference.algorithms = []  # the links of the document, no guesses
 "path.run_id" = {{ dictionary = "runs", probability = 0.8 }}
 "path.clarification_id" = {{ dictionary = "approvals", probability = 0.8 }}
 "path.plan_hash" = {{ dictionary = "plans", probability = 0.8 }}
-"body.plan_hash" = {{ dictionary = "plan", probability = 0.8 }}
 "path.key" = {{ dictionary = "keys", probability = 0.8 }}
 
 [dictionaries]
@@ -71,7 +81,6 @@ versions = {{ values = ["*", '"7"', '"8", "9"'] }}
 runs = {{ values = {runs} }}
 approvals = {{ values = {approvals} }}
 plans = {{ values = {plans} }}
-plan = {{ values = [{plan}] }}
 keys = {{ values = ["first", "second", "third"] }}
 
 [[operations]]
@@ -165,7 +174,7 @@ def document() -> JSON:
 
 @pytest.mark.django_db
 @pytest.mark.processes
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
 def test_schemathesis_finds_nothing(service, tmp_path):
     config = tmp_path / "schemathesis.toml"
     config.write_text(_settings(service))
@@ -191,7 +200,6 @@ def _settings(service: Service) -> str:
         hooks=Path(__file__).with_name("contract_hooks.py"),
         runs=json.dumps(runs),
         approvals=json.dumps(approvals),
-        plan=json.dumps(plan("welcome")["plan_hash"]),
         plans=json.dumps([plan(name)["plan_hash"] for name in ("welcome", "refund", "user_input")]),
     )
 
@@ -221,29 +229,75 @@ def test_examples_have_exactly_the_members_the_document_names(document, name):
 @pytest.mark.processes
 @pytest.mark.parametrize("name", sorted(examples()))
 def test_the_service_takes_each_request_and_answers_like_its_example(service, document, name):
-    method, path, operation = _operations(document)[name]
-    decides = name in ("approve", "reject", "answer")
-    for body in (examples()[name].requests or {"": None}).values():
-        address = path.format(**_whereabouts(service, name))
-        answer = service.call(method, address, body, key=service.personal_key if decides else "")
+    where = _whereabouts(service, name)
+    for number, body in enumerate((examples()[name].requests or {"": None}).values()):
+        answer = _ask(service, document, name, where | _question(service, name), body, key=f"example-{name}-{number}")
         assert str(answer.status_code) in examples()[name].answers, answer.text
-        _check(document, operation["responses"][str(answer.status_code)], answer.json())
+        described = _operations(document)[name][2]["responses"][str(answer.status_code)]
+        _check(document, described, answer.json())
+        assert {header.lower() for header in answer.headers} - OF_ALL_HTTP <= {
+            one.lower() for one in described["headers"]
+        }
+
+
+@pytest.mark.django_db
+@pytest.mark.processes
+@pytest.mark.parametrize("name", sorted({source for source, _ in LINKS}))
+def test_every_link_leads_somewhere(service, document, name):
+    followed = set()
+    for number, body in enumerate([*examples()[name].requests.values(), FURTHER.get(name)]):
+        key = f"{name}-{number}"
+        answer = _ask(service, document, name, _whereabouts(service, name) | _question(service, name), body, key)
+        if "dry_run" in answer.json():  # which makes no run, and keeps no key
+            continue
+        for link, way in _operations(document)[name][2]["responses"][str(answer.status_code)].get("links", {}).items():
+            where = {one: _resolved(value, answer, key) for one, value in way["parameters"].items()}
+            seen = {one: _resolved(value, answer, key) for one, value in way.get("requestBody", {}).items()}
+            reached = _ask(service, document, way["operationId"], where, _sample(way["operationId"]) | seen or None)
+            assert reached.status_code in (200, 202, 400, 409), (link, reached.text)
+            followed.add((str(answer.status_code), link))
+    assert followed == {(status, link) for (source, status), links in LINKS.items() if source == name for link in links}
+
+
+def _ask(service: Service, document: JSON, name: str, where: dict[str, str], body: Any, key: str = "") -> Any:
+    """Send an operation's request with this body, to the address these names make."""
+    method, path, _ = _operations(document)[name]
+    who = service.personal_key if name in DECISIONS else service.service_key
+    headers = {"Idempotency-Key": key} if key and method == "POST" else {}
+    return service.call(method, path.format(**where), body, key=who, **headers)
+
+
+def _sample(name: str) -> JSON:
+    return next(iter(examples()[name].requests.values()), {})
+
+
+def _resolved(expression: str, answer: requests.Response, key: str) -> Any:
+    """The value of a runtime expression, as far as links.py has them."""
+    if expression == "$request.header.Idempotency-Key":
+        return key
+    value = answer.json()
+    for part in expression.removeprefix("$response.body#/").split("/"):
+        value = value[int(part)] if isinstance(value, list) else value[part]
+    return value
 
 
 def _whereabouts(service: Service, name: str) -> dict[str, str]:
-    """What stands in the address of an operation: an object it can be asked of."""
+    """What stands in the address of an operation: a plan, or a key that was used."""
     service.call("POST", "/v1/plans", plan("welcome"))
-    known = {"plan_hash": plan("welcome")["plan_hash"]}
-    if name.endswith("_execution") or name in ("approve", "reject", "answer", "get_approval"):
-        approval = service.approval("user_input" if name == "answer" else "refund")
-        known |= {"clarification_id": approval}
-        known |= {"run_id": service.call("GET", f"/v1/approvals/{approval}").json()["run_id"]}
-    if name == "resume_execution":
-        service.call("POST", f"/v1/executions/{known['run_id']}/pause")
     if name.endswith("idempotency_key"):
         service.run("welcome", parameters=MARIA, idempotency_key=name)
-        known |= {"key": name}
-    return known
+    return {"plan_hash": plan("welcome")["plan_hash"], "key": name}
+
+
+def _question(service: Service, name: str) -> dict[str, str]:
+    """For what is asked of a run or a question: ones that wait."""
+    if not name.endswith(("_execution", "_executions", "_approval", "_approvals")) and name not in DECISIONS:
+        return {}
+    approval = service.approval("user_input" if name == "answer" else "refund")
+    run_id = service.call("GET", f"/v1/approvals/{approval}").json()["run_id"]
+    if name == "resume_execution":
+        service.call("POST", f"/v1/executions/{run_id}/pause")
+    return {"clarification_id": approval, "run_id": run_id}
 
 
 def _operations(document: JSON) -> dict[str, tuple[str, str, JSON]]:

@@ -64,7 +64,9 @@ def start(*, tenant: Tenant, principal: str, submission: Submission, user: Any =
     """
     checked = check(tenant=tenant, submission=submission)
     limits.check_concurrency(tenant)
-    plan = checked.plan or _stored(tenant=tenant, principal=principal, user=user, submission=submission, checked=checked)
+    plan = checked.plan or _stored(
+        tenant=tenant, principal=principal, user=user, submission=submission, checked=checked
+    )
     run = draft(tenant=tenant, principal=principal, user=user, plan=plan, submission=submission, checked=checked)
     run.save(force_insert=True)
     events.record(
@@ -191,9 +193,7 @@ def _stored(*, tenant: Tenant, principal: str, user: Any, submission: Submission
     return plan
 
 
-def draft(
-    *, tenant: Tenant, principal: str, user: Any, plan: Plan, submission: Submission, checked: Checked
-) -> Run:
+def draft(*, tenant: Tenant, principal: str, user: Any, plan: Plan, submission: Submission, checked: Checked) -> Run:
     """Return the run of a submission, not saved."""
     return Run(
         tenant=tenant,

@@ -19,9 +19,6 @@ from executions.portia.translate import translate
 
 JSON = dict[str, Any]
 
-WELCOME = "95c158e37ffa38cb4a96c2696d345acbe7c7933945a63a0cb53b5bb41077a3fd"
-REFUND = "2247e8fa8f2c435f7137e39eb35dc188eddd6a069c621cdc07018f117500d936"
-WORKPLACE = "b594d1f37d406cb7e873d712fabe8faea3db906c426583a94c38f191825ab2b2"
 RUN = "01a20add-65c2-7d9d-9157-4cfbcf985754"
 REFUND_RUN = "01a20add-681f-76d8-bbdd-493024fbebf8"
 WORKPLACE_RUN = "01a20add-fd0d-77e8-bf5c-88ede6552bf1"
@@ -61,9 +58,9 @@ def examples() -> dict[str, Examples]:
         "validate_plan": Examples(requests={"welcome": wishes}, answers={"200": {"fine": _preview(welcome)}}),
         "execute": Examples(
             requests={
-                "by_hash": {"plan_hash": WELCOME, **wishes},
+                "by_hash": {"plan_hash": welcome["plan_hash"], **wishes},
                 "with_plan": {"executable_plan": welcome, **wishes, "deduplicate": False},
-                "dry_run": {"plan_hash": WELCOME, **wishes, "dry_run": True},
+                "dry_run": {"plan_hash": welcome["plan_hash"], **wishes, "dry_run": True},
             },
             answers={"202": {"accepted": accepted}, "200": {"ended": ended, "dry_run": _preview(welcome)}},
         ),
@@ -296,7 +293,7 @@ def _clarification(*, approval_id: str, run_id: str, document: JSON, verbs: list
 def _approval() -> JSON:
     value = {"order": "A-1042", "payee": "Maria Keller", "currency": "EUR", "amount_cents": 9500}
     action = {
-        "tool": "write_record", "action": "write", "step_id": "pay_back", "plan_hash": REFUND,
+        "tool": "write_record", "action": "write", "step_id": "pay_back", "plan_hash": plan("refund")["plan_hash"],
         "arguments": {"key": "refund:A-1042", "value": value},
     }  # fmt: skip
     return _clarification(

@@ -77,7 +77,12 @@ def _describe(error: Exception) -> tuple[int, str, str, dict[str, Any]]:
         code = str(getattr(error, "default_code", "error")).replace("_", "-")
         return error.status_code, code, sentence, {}
     if isinstance(error, TooManyFieldsSent):
-        return 400, "invalid-request", f"The query has more than {settings.DATA_UPLOAD_MAX_NUMBER_FIELDS} parameters.", {}
+        return (
+            400,
+            "invalid-request",
+            f"The query has more than {settings.DATA_UPLOAD_MAX_NUMBER_FIELDS} parameters.",
+            {},
+        )
     if isinstance(error, OperationalError):
         logger.error("the database does not answer: %s", type(error).__name__)
         return 503, "unavailable", "The database does not answer; try again in a moment.", {}

@@ -131,7 +131,8 @@ class StrictSchema(OpenApiSerializerExtension):
 
 def _not_blank(length: int) -> str:
     """The pattern of a text with so many characters between white space, which is cut off."""
-    return r"\S" if length == 1 else rf"\S[\s\S]{{{length - 2},}}\S"
+    one = r"[^\s\u001c-\u001f\u0085]"  # what Python takes for white space beyond JSON Schema's \s
+    return one if length == 1 else rf"{one}[\s\S]{{{length - 2},}}{one}"
 
 
 class ApiSchema(AutoSchema):

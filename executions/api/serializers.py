@@ -35,7 +35,9 @@ class LabelsField(serializers.Field[Any, Any, Any, Any]):
             raise serializers.ValidationError("Send a JSON object of names and strings.", code="not_an_object")
         if len(data) > MOST_LABELS:
             raise serializers.ValidationError(f"Send at most {MOST_LABELS} labels.", code="too_many")
-        name = serializers.ErrorDetail("Use 1 to 63 letters, digits, dots, slashes, hyphens or underscores.", "invalid_name")
+        name = serializers.ErrorDetail(
+            "Use 1 to 63 letters, digits, dots, slashes, hyphens or underscores.", "invalid_name"
+        )
         value = serializers.ErrorDetail(f"Send a string of at most {LONGEST_VALUE} characters.", "invalid_value")
         wrong = {key: value for key, text in data.items() if not is_value(text)}
         wrong |= {key: name for key in data if not is_name(key)}

@@ -37,7 +37,6 @@ IDEMPOTENCY_KEY = OpenApiParameter(
 )
 
 
-
 class LengthRequired(exceptions.APIException):
     """The body's length is not said (RFC 9110, section 15.5.12)."""
 
