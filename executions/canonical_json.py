@@ -18,6 +18,7 @@ import rfc8785
 
 MAX_DEPTH = 128
 MAX_INTEGER = 2**53 - 1
+DIGEST_PATTERN = "[0-9a-f]{64}"  # of a SHA-256, in hex
 
 JSONPath = tuple[str | int, ...]
 

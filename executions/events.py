@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.db import connection
+from django.utils import timezone
 
 from executions.models.event import Event
 
@@ -32,7 +33,7 @@ CLARIFICATION_CANCELLED = "io.anumate.clarification.cancelled"
 CLARIFICATION_DELIVERED = "io.anumate.clarification.delivered"
 
 NEXT = """
-    UPDATE executions_run SET event_sequence = event_sequence + 1, version = version + 1, updated_at = clock_timestamp()
+    UPDATE executions_run SET event_sequence = event_sequence + 1, version = version + 1, updated_at = %s
     WHERE id = %s RETURNING event_sequence, version, updated_at
 """
 
@@ -43,7 +44,7 @@ def record(*, run: Run, kind: str, by: str, data: dict[str, Any], subject: str =
     Needs the caller's transaction; the run's row hands out the sequence and is locked by it.
     """
     with connection.cursor() as cursor:
-        cursor.execute(NEXT, [run.pk])
+        cursor.execute(NEXT, [timezone.now(), run.pk])
         run.event_sequence, run.version, run.updated_at = cursor.fetchone()
     return Event.objects.create(
         tenant_id=run.tenant_id,

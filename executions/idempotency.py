@@ -2,16 +2,17 @@
 
 By draft-ietf-httpapi-idempotency-key-header; docs/reference/idempotency.md has every case. One durable transaction:
 
-1. Look: is there an answer under this key?
+1. Look: is there an answer under this key? Then that is it.
 2. Take two advisory locks: the *request* (key and fingerprint), then the *key*. They end with the transaction, so that a crash
-   leaves nothing behind, and others see them before anything is committed: who cannot have the first meets the same request in
-   flight; who has the first and cannot have the second meets another request in flight under the same key.
+   leaves nothing behind, and others see them before anything is committed: whoever holds the key is in flight, with the request
+   it holds too. That is the same one or another.
 3. Do the work and store the answer.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -31,6 +32,7 @@ from psycopg.types.json import Jsonb
 
 from executions.canonical_json import NotCanonical, canonical_json, digest, flaws
 from executions.errors import IdempotencyKeyReused, InvalidRequest, NotFound, RequestInProgress
+from executions.locks import lock_number
 from executions.models import IdempotencyRecord, KeyOrigin, Tenant
 from executions.plan_parts import escaped
 from executions.waiting import place
@@ -43,42 +45,51 @@ CREDENTIALS = frozenset({"capability_token"})  # say who may, not what is asked:
 VOLATILE = CREDENTIALS | {"correlation_id", "timestamp", "request_id", "deduplicate"}
 CONTENT_PREFIX = "sha256:"
 RELEASES_KEPT = timedelta(days=90)
+RELEASES_SHOWN = 20
 LOCK_TIMEOUT = "5s"  # for the rows the work locks: a request never hangs on a frozen one
 MOST_FLAWS = 100  # told of a body that has no canonical form
 RETRY_AFTER = 1  # seconds
 CLEANUP_DELAY = 60.0  # seconds
 
-TURN = """
-    SELECT set_config('lock_timeout', %(lock_timeout)s, true), CASE
-        WHEN EXISTS (
-            SELECT FROM executions_idempotencyrecord
-            WHERE tenant_id = %(tenant)s AND principal = %(principal)s AND key = %(key)s
-              AND released_at IS NULL AND expires_at > now()
-        ) THEN 'answered'
-        WHEN NOT pg_try_advisory_xact_lock(%(request_lock)s) THEN 'same in flight'
-        WHEN NOT pg_try_advisory_xact_lock(%(key_lock)s) THEN 'other in flight'
-        ELSE 'ours'
-    END
+HOLDER = """
+    holder AS (
+        SELECT pid, classid::bigint << 32 | objid::bigint AS lock FROM pg_locks
+        WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    )
 """
+LIVE = """
+    SELECT fingerprint, response_status, response_body, response_headers, expires_at
+    FROM executions_idempotencyrecord
+    WHERE tenant_id = %(tenant)s AND principal = %(principal)s AND key = %(key)s
+      AND released_at IS NULL AND expires_at > now()
+"""
+TURN = f"""
+    WITH stored AS MATERIALIZED ({LIVE}), {HOLDER}
+    SELECT set_config('lock_timeout', %(lock_timeout)s, true), CASE
+        WHEN EXISTS (SELECT FROM stored) THEN 'answered'
+        WHEN pg_try_advisory_xact_lock(%(request_lock)s) THEN
+            CASE WHEN pg_try_advisory_xact_lock(%(key_lock)s) THEN 'ours' ELSE 'other in flight' END
+        WHEN EXISTS (
+            SELECT FROM holder WHERE lock = %(key_lock)s
+              AND pid NOT IN (SELECT pid FROM holder WHERE lock = %(request_lock)s)
+        ) THEN 'other in flight'
+        ELSE 'same in flight'
+    END, stored.* FROM (SELECT) AS one LEFT JOIN stored ON true
+"""  # noqa: S608  made of constants
 STORE = """
     INSERT INTO executions_idempotencyrecord
         (tenant_id, principal, key, origin, route, fingerprint, response_status, response_headers, response_body,
          created_at, expires_at, released_by, release_reason)
-    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, now(), %s, '', '')
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, now(), now() + %s, '', '')
     ON CONFLICT (tenant_id, principal, key) WHERE released_at IS NULL DO UPDATE SET
         origin = EXCLUDED.origin, route = EXCLUDED.route, fingerprint = EXCLUDED.fingerprint,
         response_status = EXCLUDED.response_status, response_headers = EXCLUDED.response_headers,
         response_body = EXCLUDED.response_body, created_at = now(), expires_at = EXCLUDED.expires_at
     WHERE executions_idempotencyrecord.expires_at <= now()
-    RETURNING id
+    RETURNING expires_at
 """
-IN_FLIGHT = """
-    SELECT EXISTS (
-        SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
-          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-          AND (classid::bigint << 32 | objid::bigint) = %s
-    )
-"""
+IN_FLIGHT = f"WITH {HOLDER} SELECT EXISTS (SELECT FROM holder WHERE lock = %s AND pid <> pg_backend_pid())"  # noqa: S608
 DELETE_SOME = """
     DELETE FROM executions_idempotencyrecord WHERE id = ANY(ARRAY(
         SELECT id FROM executions_idempotencyrecord WHERE expires_at <= now()
@@ -115,8 +126,8 @@ class Request:
 
         Raises InvalidRequest for numbers that have no canonical form.
         """
-        left_out = VOLATILE if self.origin == KeyOrigin.CONTENT else CREDENTIALS
-        asked = [self.route, str(self.tenant.pk), self.principal, without(self.body, left_out)]
+        content = self.key if self.origin == KeyOrigin.CONTENT else without(self.body, CREDENTIALS)
+        asked = [self.route, str(self.tenant.pk), self.principal, content]
         try:
             return digest(asked)
         except NotCanonical as error:
@@ -180,21 +191,39 @@ def once(request: Request, work: Callable[[], Answer], *, wait: float = 0.0) -> 
     """
     if request.key is None:
         with transaction.atomic(durable=True):
+            _bound_waits(LOCK_TIMEOUT)
             return work()
     ends_at = time.monotonic() + wait
-    answer = _attempt(request, work)
-    while answer is None:  # the same request is in flight
+    while (answer := _attempt(request, work)) is None:  # the same request is in flight
         with place(seconds=ends_at - time.monotonic()) as seconds:
             _await_other(request, seconds=seconds)
-        answer = _attempt(request, work)
     return answer
+
+
+def answered(request: Request) -> Answer | None:
+    """The stored answer of this request, for a caller whose work has something to fetch first; None where there is none.
+
+    Raises IdempotencyKeyReused where it is the answer to another one.
+    """
+    if request.key is None:
+        return None
+    with connection.cursor() as cursor:
+        cursor.execute(LIVE, _whose(request))
+        stored = cursor.fetchone()
+    return _replayed(request, *stored) if stored else None
 
 
 def look(*, tenant: Tenant, principal: str, key: str) -> IdempotencyRecord | None:
     """The record of a key: the live one, else the one released or expired last; None where there is none."""
     records = IdempotencyRecord.objects.filter(tenant=tenant, principal=principal, key=key)
-    live = records.live(timezone.now()).first()
+    live = records.live().first()
     return live or records.order_by("-created_at", "-id").first()
+
+
+def releases(*, tenant: Tenant, principal: str, key: str) -> list[IdempotencyRecord]:
+    """When this key was released, the last time first, RELEASES_SHOWN times at most."""
+    records = IdempotencyRecord.objects.filter(tenant=tenant, principal=principal, key=key, released_at__isnull=False)
+    return list(records.order_by("-released_at", "-id")[:RELEASES_SHOWN])
 
 
 def state_of(record: IdempotencyRecord) -> str:
@@ -205,9 +234,9 @@ def state_of(record: IdempotencyRecord) -> str:
 
 
 def is_in_flight(*, tenant: Tenant, principal: str, key: str) -> bool:
-    """Whether a request under this key is being worked on just now; looks only, takes no lock."""
+    """Whether somebody else works on a request under this key just now; looks only, takes no lock."""
     with connection.cursor() as cursor:
-        cursor.execute(IN_FLIGHT, [_lock(tenant, principal, key)])
+        cursor.execute(IN_FLIGHT, [_key_lock(tenant, principal, key)])
         (found,) = cursor.fetchone()
     return bool(found)
 
@@ -217,7 +246,7 @@ def release(*, tenant: Tenant, principal: str, key: str, by: str, reason: str) -
 
     Needs the caller's transaction. Raises NotFound where nothing is stored, RequestInProgress while it is worked on.
     """
-    live = IdempotencyRecord.objects.live(timezone.now()).select_for_update()
+    live = IdempotencyRecord.objects.live().select_for_update()
     record = live.filter(tenant=tenant, principal=principal, key=key).first()
     if record is None:
         if is_in_flight(tenant=tenant, principal=principal, key=key):
@@ -259,81 +288,85 @@ def _attempt(request: Request, work: Callable[[], Answer]) -> Answer | None:
     """One try: the stored answer, or the work's; None while the same request is in flight."""
     try:
         with transaction.atomic(durable=True):
-            turn = _turn(request)
+            turn, stored = _turn(request)
             if turn == "ours":
                 return _store(request, work())
     except _AnsweredMeanwhile:
-        turn = "answered"
+        return _attempt(request, work)
     if turn == "answered":
-        return _replay(request)
+        return _replayed(request, *stored)
     if turn == "other in flight":
         raise IdempotencyKeyReused()
     return None
 
 
-def _turn(request: Request) -> str:
-    values: dict[str, Any] = {
+def _turn(request: Request) -> tuple[str, list[Any]]:
+    """Whose turn it is, and the stored answer if that is known; takes the locks if they are free."""
+    values = _whose(request) | {
         "lock_timeout": LOCK_TIMEOUT,
-        "tenant": request.tenant.pk,
-        "principal": request.principal,
-        "key": request.key,
         "request_lock": _request_lock(request),
-        "key_lock": _lock(request.tenant, request.principal, str(request.key)),
+        "key_lock": _key_lock(request.tenant, request.principal, str(request.key)),
     }
     with connection.cursor() as cursor:
         cursor.execute(TURN, values)
-        return str(cursor.fetchone()[1])
+        _, turn, *stored = cursor.fetchone()
+    return turn, stored
 
 
 def _store(request: Request, answer: Answer) -> Answer:
-    expires_at = timezone.now() + request.lifetime
     values: list[Any] = [
         request.tenant.pk, request.principal, request.key, request.origin, request.route, request.fingerprint,
-        answer.status, Jsonb(answer.headers), answer.body, expires_at,
+        answer.status, Jsonb(answer.headers), answer.body, request.lifetime,
     ]  # fmt: skip
     with connection.cursor() as cursor:
         cursor.execute(STORE, values)
-        if cursor.fetchone() is None:
-            raise _AnsweredMeanwhile
-    return replace(answer, expires_at=expires_at)
+        stored = cursor.fetchone()
+    if stored is None:
+        raise _AnsweredMeanwhile
+    return replace(answer, expires_at=stored[0])
 
 
-def _replay(request: Request) -> Answer | None:
-    """The stored answer; None where it has expired or been released since the look."""
-    live = IdempotencyRecord.objects.live(timezone.now())
-    known = live.filter(tenant=request.tenant, principal=request.principal, key=request.key).first()
-    if known is None:
-        return None
-    if known.fingerprint != request.fingerprint:
+def _replayed(
+    request: Request, fingerprint: str, status: int, body: bytes, headers: str, expires_at: datetime
+) -> Answer:
+    """The answer in this row of LIVE. Raises IdempotencyKeyReused where it was given to another request."""
+    if fingerprint != request.fingerprint:
         raise IdempotencyKeyReused()
-    return Answer(
-        known.response_status,
-        bytes(known.response_body),
-        known.response_headers,
-        replayed=True,
-        expires_at=known.expires_at,
-    )
+    return Answer(status, bytes(body), json.loads(headers), replayed=True, expires_at=expires_at)
 
 
 def _await_other(request: Request, *, seconds: float) -> None:
     """Wait until the same request in flight has ended. Raises RequestInProgress when it has not after these seconds."""
     if seconds <= 0:
-        raise RequestInProgress(retry_after=RETRY_AFTER)
+        raise _in_progress(request)
     try:
         with transaction.atomic(durable=True), connection.cursor() as cursor:
-            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{max(1, int(seconds * 1000))}ms"])
+            _bound_waits(f"{max(1, int(seconds * 1000))}ms")
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_request_lock(request)])
     except OperationalError as error:
         if isinstance(error.__cause__, LockNotAvailable):
-            raise RequestInProgress(retry_after=RETRY_AFTER) from None
+            raise _in_progress(request) from None
         raise
 
 
+def _in_progress(request: Request) -> RequestInProgress:
+    sentence = "The same request, sent without a key, is being worked on; send it again in a moment."
+    return RequestInProgress(sentence if request.origin == KeyOrigin.CONTENT else "", retry_after=RETRY_AFTER)
+
+
+def _bound_waits(limit: str) -> None:
+    """Let no statement of this transaction wait longer than this for a lock."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('lock_timeout', %s, true)", [limit])
+
+
+def _whose(request: Request) -> dict[str, Any]:
+    return {"tenant": request.tenant.pk, "principal": request.principal, "key": request.key}
+
+
+def _key_lock(tenant: Tenant, principal: str, key: str) -> int:
+    return lock_number("idempotency", str(tenant.pk), principal, key)
+
+
 def _request_lock(request: Request) -> int:
-    return _lock(request.tenant, request.principal, str(request.key), request.fingerprint)
-
-
-def _lock(tenant: Tenant, principal: str, *words: str) -> int:
-    """A number for pg_advisory_lock: 64 bits, signed; two of them meet by chance once in 2^64."""
-    name = "\n".join(("idempotency", str(tenant.pk), principal, *words))
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
+    return lock_number("idempotency", str(request.tenant.pk), request.principal, str(request.key), request.fingerprint)

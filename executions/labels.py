@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from django.db.models import Q
+
 MOST_LABELS = 50
 LONGEST_VALUE = 255  # characters
 NAME_PATTERN = "[A-Za-z0-9._/-]{1,63}"
@@ -23,6 +25,14 @@ def is_name(name: Any) -> bool:
 def is_value(value: Any) -> bool:
     """Whether this can be the text of a label; it may be empty."""
     return isinstance(value, str) and len(value) <= LONGEST_VALUE and "\x00" not in value
+
+
+def labelled(text: str, *, column: str = "labels") -> Q | None:
+    """The condition for rows with the label `name:value`, or `name` alone for whatever value; None for what can be no label."""
+    name, colon, value = text.partition(":")
+    if not (is_name(name) and is_value(value)):
+        return None
+    return Q(**({f"{column}__contains": {name: value}} if colon else {f"{column}__has_key": name}))
 
 
 def merged(metadata: dict[str, Any], asked: dict[str, str]) -> dict[str, str]:

@@ -7,13 +7,13 @@ ahead. One statement with the database's clock decides, so it is exact however m
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 
 from django.db import connection
 
 from executions.errors import TooManyRuns
+from executions.locks import lock_number
 from executions.models import Run, Tenant
 
 WINDOW = 60  # seconds
@@ -83,7 +83,7 @@ def check_concurrency(tenant: Tenant) -> None:
     if tenant.concurrency_limit is None:
         return
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_lock(tenant)])
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [lock_number("concurrency", str(tenant.pk))])
     quota = runs_left(tenant)
     if quota and quota.is_exceeded:
         raise TooManyRuns(
@@ -91,9 +91,3 @@ def check_concurrency(tenant: Tenant) -> None:
             retry_after=RUNS_RETRY_AFTER,
             limit=quota.limit,
         )
-
-
-def _lock(tenant: Tenant) -> int:
-    """A number for pg_advisory_xact_lock: 64 bits, signed."""
-    name = f"concurrency\n{tenant.pk}"
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)

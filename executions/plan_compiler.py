@@ -34,10 +34,10 @@ from executions.bounded_http import (
     TooSlow,
     context_headers,
 )
+from executions.canonical_json import DIGEST_PATTERN
 from executions.errors import BadPlanCompilerAnswer, Unavailable
 from executions.plan_document import PlanInvalid, canonical_hash
 
-PLAN_HASH = re.compile(r"[0-9a-f]{64}")
 CONNECT_TIMEOUT = 3.0
 WHOLE_CALL = 10.0
 PAUSE = 0.2
@@ -58,7 +58,7 @@ def fetch(plan_hash: str, *, tenant: str) -> dict[str, Any] | None:
     Raises Unavailable (with `retry_after`, in seconds) and BadPlanCompilerAnswer. Takes up to 10 seconds: call it outside
     of any transaction.
     """
-    if not settings.PLAN_COMPILER_BASE_URL or not PLAN_HASH.fullmatch(plan_hash):
+    if not settings.PLAN_COMPILER_BASE_URL or not re.fullmatch(DIGEST_PATTERN, plan_hash):
         return None
     body = _ask(plan_hash, tenant=tenant)
     return None if body is None else _checked(_document(body), plan_hash)

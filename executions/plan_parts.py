@@ -25,6 +25,7 @@ from executions.bounds import LONGEST_NAME, MOST_NAMES
 YEAR = 365 * 24 * 3600
 DAY = 24 * 3600
 LONGEST_QUANTITY = 64
+LONGEST_TITLE = 256
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def or_text(kind: Any) -> PlainValidator:
 
 
 Id = Annotated[str, StringConstraints(max_length=256)]  # no valid one is so long: what it is made of is checked later
-Title = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Title = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TITLE)]
 Text = Annotated[str, StringConstraints(max_length=10_000)]
 Seconds = Annotated[float, Field(gt=0, le=YEAR, allow_inf_nan=False)]
 Delay = Annotated[float, Field(ge=0, le=DAY, allow_inf_nan=False)]

@@ -78,7 +78,7 @@ class Environment(BaseSettings):
         if value and (
             parts.scheme not in ("http", "https")
             or not parts.hostname
-            or parts.username
+            or "@" in parts.netloc
             or parts.query
             or parts.fragment
         ):

@@ -5,9 +5,10 @@ from typing import Any
 from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
-from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularRedocView, SpectacularSwaggerView
 
 from executions.api.health import HealthView
+from executions.api.schema_view import SchemaView
 
 OPEN: dict[str, Any] = {"authentication_classes": [], "permission_classes": []}
 
@@ -17,7 +18,7 @@ urlpatterns = [
     path("health", HealthView.as_view(), name="health"),
     path("v1/", include("executions.api.urls")),
     path("v1/", include("approvals_bridge.api.urls")),
-    path("v1/schema", SpectacularAPIView.as_view(**OPEN), name="schema"),
+    path("v1/schema", SchemaView.as_view(**OPEN), name="schema"),
     path("v1/docs", SpectacularSwaggerView.as_view(url_name="schema", **OPEN), name="docs"),
     path("v1/redoc", SpectacularRedocView.as_view(url_name="schema", **OPEN), name="redoc"),
 ]

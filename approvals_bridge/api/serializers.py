@@ -10,6 +10,7 @@ from approvals_bridge.models import Clarification, ClarificationStatus, Vote
 from executions.api.fields import AnyValueField, JSONObjectField
 from executions.api.serializers import StrictSerializer
 from executions.api.sparse import SparseSerializer
+from executions.canonical_json import DIGEST_PATTERN
 
 
 class VoteSerializer(serializers.ModelSerializer[Vote]):
@@ -66,7 +67,7 @@ class DecisionSerializer(StrictSerializer):
 
     reason = serializers.CharField(default="", allow_blank=True, max_length=4000)
     action_digest = serializers.RegexField(
-        r"^[0-9a-f]{64}\Z",
+        rf"^{DIGEST_PATTERN}\Z",
         required=False,
         trim_whitespace=False,
         error_messages={"invalid": "Send the 64 hex digits of the action_digest."},

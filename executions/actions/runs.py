@@ -6,6 +6,7 @@ Everything here writes rows only; Portia is told by the jobs in remote_runs.py.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -21,6 +22,7 @@ from executions.errors import CommandRefused, InvalidRequest, NotFound, VersionC
 from executions.feasibility import check_runtime
 from executions.labels import merged
 from executions.models import Command, Kind, Plan, Run, RunReason, RunStatus, RunStep, Tenant, Work
+from executions.models.run import TERMINAL
 from executions.plan_document import ExecutablePlan
 from executions.portia.needs import UNKNOWN, Runtime
 from executions.portia.translate import execution_order, translate
@@ -142,21 +144,28 @@ def cancel(run_id: UUID, *, by: str, versions: Versions = None) -> Run:
     return _request(run_id, Command.CANCEL, by=by, versions=versions)
 
 
-def wait(run: Run, *, seconds: float, since: int | None = None) -> Run:
-    """Return the run when its version passes `since` or it has ended; else as it is after `seconds`. Sleeps on NOTIFY.
+def wait(run_id: UUID, *, seconds: float, since: int | None = None, or_paused: bool = False) -> None:
+    """Return when the run has ended, is gone or has passed the version `since`, or after `seconds`. Sleeps on NOTIFY.
 
-    Must be outside a transaction. Raises NotFound when the run is deleted meanwhile.
+    `or_paused`: also when it is paused. Must be outside a transaction.
     """
+    enough = {*TERMINAL, RunStatus.PAUSED} if or_paused else TERMINAL
+    deadline = time.monotonic() + seconds
+    with connection.cursor() as cursor:
+        cursor.execute("LISTEN run_changed")
+    try:
+        while not _is_news(run_id, enough=enough, since=since) and (left := deadline - time.monotonic()) > 0:
+            for notice in connection.connection.notifies(timeout=left):
+                if notice.payload == str(run_id):
+                    break
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("UNLISTEN run_changed")
 
-    def ready() -> bool:
-        return run.is_terminal or (since is not None and run.version > since)
 
-    if not ready() and seconds > 0:
-        try:
-            _listen(run, deadline=time.monotonic() + seconds, ready=ready)
-        except Run.DoesNotExist:
-            raise NotFound(f"There is no execution {run.pk} any more.") from None
-    return run
+def _is_news(run_id: UUID, *, enough: Collection[str], since: int | None) -> bool:
+    seen = Run.objects.filter(pk=run_id).values_list("status", "version").first()
+    return seen is None or seen[0] in enough or (since is not None and seen[1] > since)
 
 
 def _read_plan(*, tenant: Tenant, submission: Submission) -> tuple[Plan | None, ExecutablePlan]:
@@ -216,7 +225,9 @@ def draft(*, tenant: Tenant, principal: str, user: Any, plan: Plan, submission: 
 
 def _request(run_id: UUID, command: Command, *, by: str, versions: Versions) -> Run:
     with transaction.atomic():
-        run = Run.objects.select_for_update().get(pk=run_id)
+        run = Run.objects.select_for_update().filter(pk=run_id).first()
+        if run is None:
+            raise NotFound(f"There is no execution {run_id}.")
         if versions is not None and run.version not in versions:
             raise VersionChanged(current_version=run.version, allowed_commands=allowed_commands(run))
         if _is_fulfilled(run, command):
@@ -277,21 +288,6 @@ def _settle_before_launch(run: Run, command: Command, *, by: str) -> bool:
     else:
         run.transition(RunStatus.PAUSED, RunReason.PAUSE_REQUESTED, by=by)
     return True
-
-
-def _listen(run: Run, *, deadline: float, ready: Any) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("LISTEN run_changed")
-    try:
-        run.refresh_from_db()
-        while not ready() and (left := deadline - time.monotonic()) > 0:
-            for notice in connection.connection.notifies(timeout=left):
-                if notice.payload == str(run.pk):
-                    break
-            run.refresh_from_db()
-    finally:
-        with connection.cursor() as cursor:
-            cursor.execute("UNLISTEN run_changed")
 
 
 def delete_finished(*, before: datetime, batch: int = 500) -> int:

@@ -11,7 +11,7 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
-from executions.labels import is_name, is_value
+from executions.labels import labelled
 from executions.models import Plan, Tenant
 from executions.models.ids import first_uuid7
 from executions.models.run import STATUS_OF_REASON
@@ -77,14 +77,6 @@ class LabelFilter(admin.SimpleListFilter):
             return queryset
         condition = labelled(given)
         return queryset.none() if condition is None else queryset.filter(condition)
-
-
-def labelled(text: str) -> Q | None:
-    """The condition for `name:value`, or for a name alone; None for what can be no label."""
-    name, colon, value = text.partition(":")
-    if not (is_name(name) and is_value(value)):
-        return None
-    return Q(labels__contains={name: value}) if colon else Q(labels__has_key=name)
 
 
 def found_by(term: str, user: Any) -> Q:

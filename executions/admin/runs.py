@@ -91,8 +91,8 @@ class RunAdmin(PageAdmin):
         return f"{obj.plan.name}: {obj.get_status_display().lower()}"
 
     def live_version(self, obj: Run) -> str:
-        """A run's version grows with what Portia says, its event sequence with what people do."""
-        return f"{obj.version}.{obj.event_sequence}"
+        """A run's version grows with everything that shows."""
+        return str(obj.version)
 
     def live_context(self, request: HttpRequest, obj: Run) -> dict[str, Any]:
         """Status, commands, steps and events."""

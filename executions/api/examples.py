@@ -66,9 +66,15 @@ def examples() -> dict[str, Examples]:
         ),
         "list_executions": Examples(answers={"200": {"page": _page(_summary(ended))}}),
         "get_execution": Examples(answers={"200": {"ended": ended, "waiting": refund}}),
-        "pause_execution": Examples(answers={"202": {"asked": _asked(refund, "pause", ["resume", "cancel"])}}),
-        "resume_execution": Examples(answers={"202": {"asked": _asked(refund, "resume", ["pause", "cancel"])}}),
-        "cancel_execution": Examples(answers={"202": {"asked": _asked(refund, "cancel", ["cancel"])}}),
+        "pause_execution": Examples(
+            requests={"nothing": {}}, answers={"202": {"asked": _asked(refund, "pause", ["resume", "cancel"])}}
+        ),
+        "resume_execution": Examples(
+            requests={"nothing": {}}, answers={"202": {"asked": _asked(refund, "resume", ["pause", "cancel"])}}
+        ),
+        "cancel_execution": Examples(
+            requests={"nothing": {}}, answers={"202": {"asked": _asked(refund, "cancel", ["cancel"])}}
+        ),
         "get_idempotency_key": Examples(answers={"200": {"completed": _key()}}),
         "release_idempotency_key": Examples(
             requests={"mistake": {"reason": "The order was cancelled and placed anew."}},
@@ -262,18 +268,21 @@ def _key() -> JSON:
         "key": KEY, "principal": "shop-agent", "state": "completed", "origin": "header", "route": "POST /v1/execute",
         "fingerprint": "41bf846af3b43aec6ce4abd98eed19a4e6637b724841cf481008f8abc1f47a08", "response_status": 202,
         "location": f"/v1/executions/{RUN}", "created_at": "2026-11-24T08:00:01.391669Z",
-        "expires_at": "2026-11-25T08:00:01.415447Z", "released_at": None, "released_by": None, "release_reason": None,
+        "expires_at": "2026-11-25T08:00:01.415447Z", "releases": [],
     }  # fmt: skip
 
 
 def _released_key() -> JSON:
-    return _key() | {
-        "state": "released",
-        "expires_at": "2027-02-22T08:04:13.256057Z",
+    key = _key()
+    release = {
+        "route": key["route"],
+        "location": key["location"],
+        "created_at": key["created_at"],
         "released_at": "2026-11-24T08:04:13.256057Z",
         "released_by": "shop-agent",
         "release_reason": "The order was cancelled and placed anew.",
     }
+    return key | {"state": "released", "expires_at": None, "releases": [release]}
 
 
 def _clarification(*, approval_id: str, run_id: str, document: JSON, verbs: list[str], **facts: Any) -> JSON:

@@ -19,8 +19,9 @@ from django.db.models import Q
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 
+from executions.api.parameters import check_parameters, check_text, text_schema
 from executions.errors import InvalidRequest
-from executions.labels import LONGEST_VALUE, NAME_PATTERN, is_name, is_value
+from executions.labels import LONGEST_VALUE, NAME_PATTERN, labelled
 from executions.models import Tenant
 from executions.models.ids import first_uuid7
 
@@ -121,11 +122,7 @@ class Exactly(Filter):
     @property
     def schema(self) -> dict[str, Any]:
         """A string within its bounds."""
-        return {"type": "string", "pattern": f"^{self.pattern}$"} if self.pattern else self._any_text
-
-    @property
-    def _any_text(self) -> dict[str, Any]:
-        return {"type": "string", "minLength": 1, "maxLength": self.longest, "pattern": r"^[^\u0000]*$"}
+        return {"type": "string", "pattern": f"^{self.pattern}$"} if self.pattern else text_schema(self.longest)
 
     def apply(self, texts: list[str], asked: Asked) -> None:
         """The column is this text."""
@@ -135,8 +132,7 @@ class Exactly(Filter):
         """The text, if it can be one."""
         if self.pattern and not re.fullmatch(self.pattern, text):
             raise InvalidRequest(f"{self.name}: {self.description}")
-        if not 1 <= len(text) <= self.longest or "\x00" in text:
-            raise InvalidRequest(f"{self.name}: 1 to {self.longest} characters, none of them NUL.")
+        check_text(self.name, text, longest=self.longest)
         return text
 
 
@@ -179,14 +175,13 @@ class Labelled(Filter):
         if len(texts) > MOST_VALUES:
             raise InvalidRequest(f"{self.name}: at most {MOST_VALUES} of them.")
         for text in texts:
-            name, colon, value = text.partition(":")
-            if not (is_name(name) and is_value(value)):
+            has = labelled(text, column=self.column)
+            if has is None:
                 raise InvalidRequest(
                     f"{self.name}: send name:value, or a name alone. A name has 1 to 63 letters, digits, dots, slashes, hyphens "
                     f"or underscores, a value at most {LONGEST_VALUE} characters."
                 )
-            has = {f"{self.column}__contains": {name: value}} if colon else {f"{self.column}__has_key": name}
-            asked.add(Q(**has))
+            asked.add(has)
 
 
 @dataclass(frozen=True)
@@ -255,25 +250,15 @@ def read_asked(
 ) -> Asked:
     """Turn the query string into conditions; `also` names the parameters that are no filters.
 
-    Raises InvalidRequest for a parameter nobody reads (a typing error would show everything) and for a single one given twice.
+    Raises InvalidRequest for a parameter nobody reads, for a single one given twice, and for a text that makes no sense.
     """
     known = {one.name: one for one in filters}
-    check_known(request, [*known, *also])
+    check_parameters(request, [*known, *also], may_repeat=[name for name, one in known.items() if one.may_repeat])
     asked = Asked(tenant)
     for name, texts in request.query_params.lists():
-        one = known.get(name)
-        if len(texts) > 1 and not (one and one.may_repeat):
-            raise InvalidRequest(f"{name}: give it once.")
-        if one:
-            one.apply(texts, asked)
+        if name in known:
+            known[name].apply(texts, asked)
     return asked
-
-
-def check_known(request: Request, known: Iterable[str]) -> None:
-    """Refuse a query parameter nobody reads."""
-    unknown = sorted(set(request.query_params) - set(known))
-    if unknown:
-        raise InvalidRequest(f"{unknown[0]}: there is no such parameter; known are {', '.join(sorted(known))}.")
 
 
 def _hint(text: str) -> str:

@@ -12,10 +12,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from executions import idempotency
+from executions.api.authentication import Principal
+from executions.api.parameters import check_parameters, check_text, text_schema
 from executions.api.serializers import StrictSerializer
-from executions.api.tenant_view import IDEMPOTENCY_KEY, TenantView, answer_once, check_parameters
-from executions.errors import InvalidRequest, NotFound
-from executions.idempotency import LONGEST_KEY, LONGEST_REASON, write_key
+from executions.api.tenant_view import IDEMPOTENCY_KEY, TenantView, answer_once
+from executions.errors import NotFound
+from executions.idempotency import LONGEST_KEY, LONGEST_REASON, RELEASES_SHOWN, write_key
 from executions.models import IdempotencyRecord, Scope
 
 STATES = ["in_flight", "completed", "expired", "released"]
@@ -26,10 +28,29 @@ KEY_IN_PATH = OpenApiParameter(
 )  # fmt: skip
 WHOSE = OpenApiParameter(
     "principal",
-    {"type": "string", "minLength": 1, "maxLength": LONGEST_PRINCIPAL, "pattern": r"^[^\u0000]*$"},
+    text_schema(LONGEST_PRINCIPAL),
     OpenApiParameter.QUERY,
     description="Whose key; the caller's own unless said.",
 )  # fmt: skip
+
+
+class ReleasedSerializer(serializers.ModelSerializer[IdempotencyRecord]):
+    """One time a key was released: which request it had stood for, by whom and why."""
+
+    location = serializers.SerializerMethodField()
+
+    class Meta:
+        model = IdempotencyRecord
+        fields = ["route", "location", "created_at", "released_at", "released_by", "release_reason"]
+        extra_kwargs = {
+            "released_at": {"allow_null": False, "required": True},
+            "released_by": {"required": True},
+            "release_reason": {"required": True},
+        }
+
+    def get_location(self, record: IdempotencyRecord) -> str | None:
+        """What the request made, e.g. a run."""
+        return record.response_headers.get("Location")
 
 
 class IdempotencyKeySerializer(serializers.Serializer[IdempotencyRecord]):
@@ -40,14 +61,14 @@ class IdempotencyKeySerializer(serializers.Serializer[IdempotencyRecord]):
     state = serializers.ChoiceField(choices=STATES)
     origin = serializers.ChoiceField(choices=["header", "content"], allow_null=True)
     route = serializers.CharField(allow_null=True, help_text="Method and path.")
-    fingerprint = serializers.CharField(allow_null=True)
+    fingerprint = serializers.CharField(allow_null=True, help_text="Of the caller's own keys only.")
     response_status = serializers.IntegerField(allow_null=True)
     location = serializers.CharField(allow_null=True, help_text="What the request made, e.g. a run.")
     created_at = serializers.DateTimeField(allow_null=True)
-    expires_at = serializers.DateTimeField(allow_null=True)
-    released_at = serializers.DateTimeField(allow_null=True)
-    released_by = serializers.CharField(allow_null=True)
-    release_reason = serializers.CharField(allow_null=True)
+    expires_at = serializers.DateTimeField(allow_null=True, help_text="Null for a released key.")
+    releases = ReleasedSerializer(
+        many=True, help_text=f"The last one first, {RELEASES_SHOWN} at most; kept for 90 days."
+    )
 
 
 class ReleaseSerializer(StrictSerializer):
@@ -74,12 +95,11 @@ class IdempotencyKeyView(TenantView):
         whose = request.query_params.get("principal", self.principal.name)
         check_words(key=key, principal=whose)
         whereabouts: dict[str, Any] = {"tenant": self.principal.tenant, "principal": whose, "key": key}
-        if idempotency.is_in_flight(**whereabouts):
-            return Response(describe(key=key, principal=whose))
-        record = idempotency.look(**whereabouts)
-        if record is None:
+        is_in_flight = idempotency.is_in_flight(**whereabouts)
+        record = None if is_in_flight else idempotency.look(**whereabouts)
+        if record is None and not is_in_flight:
             raise NotFound(f"Nothing is known of the key {write_key(key)} of {whose}.")
-        return Response(describe(key=key, principal=whose, record=record))
+        return Response(describe(self.principal, key=key, whose=whose, record=record))
 
 
 class ReleaseView(TenantView):
@@ -106,7 +126,7 @@ class ReleaseView(TenantView):
                 by=self.principal.name,
                 reason=serializer.validated_data["reason"],
             )
-            return 200, describe(key=key, principal=whose, record=record), {}
+            return 200, describe(self.principal, key=key, whose=whose, record=record), {}
 
         return answer_once(request, work)
 
@@ -115,21 +135,18 @@ def check_words(*, key: str, principal: str) -> None:
     """Refuse what can be no key and no name, before the database is asked."""
     if not re.fullmatch(f"[ -~]{{1,{LONGEST_KEY}}}", key):
         raise NotFound(f"There is no such key: a key is 1 to {LONGEST_KEY} printable ASCII characters.")
-    if not 1 <= len(principal) <= LONGEST_PRINCIPAL or "\x00" in principal:
-        raise InvalidRequest(f"principal: 1 to {LONGEST_PRINCIPAL} characters, none of them NUL.")
+    check_text("principal", principal, longest=LONGEST_PRINCIPAL)
 
 
-def describe(*, key: str, principal: str, record: IdempotencyRecord | None = None) -> dict[str, Any]:
-    """A key as the API shows it; without a record it is in flight."""
-    blank = dict.fromkeys(IdempotencyKeySerializer().fields)
-    known: dict[str, Any] = {"key": key, "principal": principal, "state": "in_flight"}
+def describe(caller: Principal, *, key: str, whose: str, record: IdempotencyRecord | None) -> dict[str, Any]:
+    """A key as the API shows it to the caller; without a record it is in flight."""
+    known: dict[str, Any] = dict.fromkeys(IdempotencyKeySerializer().fields)
+    known |= {"key": key, "principal": whose, "state": "in_flight"}
+    known["releases"] = idempotency.releases(tenant=caller.tenant, principal=whose, key=key)
     if record is not None:
-        copied = ("origin", "route", "fingerprint", "response_status", "created_at", "expires_at", "released_at")
+        copied = ("origin", "route", "response_status", "created_at", "expires_at")
         known |= {name: getattr(record, name) for name in copied}
-        known |= {
-            "state": idempotency.state_of(record),
-            "location": record.response_headers.get("Location"),
-            "released_by": record.released_by or None,
-            "release_reason": record.release_reason or None,
-        }
-    return dict(IdempotencyKeySerializer(cast("Any", blank | known)).data)
+        known |= {"state": idempotency.state_of(record), "location": record.response_headers.get("Location")}
+        known["fingerprint"] = record.fingerprint if whose == caller.name else None
+        known["expires_at"] = None if record.released_at else record.expires_at
+    return dict(IdempotencyKeySerializer(cast("Any", known)).data)

@@ -24,6 +24,7 @@ from executions.errors import InvalidRequest
 from executions.models import Scope
 
 WINDOW = 5000  # rows
+LAST_KEY = 2**128 - 1
 ETAG_DIGITS = 32  # of the 64 of SHA-256
 CURSOR = re.compile("(before|after)-([0-9a-f]{32})")
 IF_NONE_MATCH = OpenApiParameter(
@@ -63,8 +64,9 @@ class NewestFirst(BasePagination):
 
     def _link(self, page: list[UUID], newer: bool, position: UUID | None, *, more: bool) -> None:
         """Set the links to older and newer objects. A page that has become empty leads back to where it was entered."""
-        oldest = page[-1].int if page else position.int + 1 if position else 0
-        newest = page[0].int if page else position.int - 1 if position else 0
+        edge = position.int if position else 0
+        oldest = page[-1].int if page else min(edge + 1, LAST_KEY)
+        newest = page[0].int if page else max(edge - 1, 0)
         has_older, has_newer = (True, more) if newer else (more, position is not None)
         self.next = self._address("before", oldest) if has_older else None
         self.previous = self._address("after", newest) if has_newer else None

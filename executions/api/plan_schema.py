@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
+from executions.canonical_json import DIGEST_PATTERN
 from executions.expressions import STEP_ID
 from executions.plan_model import STEP_TYPES, ExecutablePlan
 
@@ -77,6 +78,6 @@ def _narrow(step: Schema, flow: Schema, plan: Schema) -> None:
     flow["properties"]["flow_id"] |= is_id
     plan["properties"]["plan_hash"] = {
         "type": ["string", "null"],
-        "pattern": "^[0-9a-f]{64}$",
+        "pattern": f"^{DIGEST_PATTERN}$",
         "description": "Hex SHA-256 of the content; computed where it is left out, and compared where it is not.",
     }

@@ -22,13 +22,13 @@ from executions.api.run_list import SAME_CLOCK
 from executions.api.serializers import JSONObjectField
 from executions.api.sparse import SparseSerializer
 from executions.api.tenant_view import IDEMPOTENCY_KEY, TenantView, answer_once
+from executions.canonical_json import DIGEST_PATTERN
 from executions.errors import InvalidPlan, NotFound
 from executions.models import Plan, Scope
+from executions.plan_parts import LONGEST_TITLE
 
-HASH = re.compile("[0-9a-f]{64}")
-LONGEST_NAME = 256
 PLAN_HASH = OpenApiParameter(
-    "plan_hash", {"type": "string", "pattern": "^[0-9a-f]{64}$"}, OpenApiParameter.PATH, description="Hex SHA-256."
+    "plan_hash", {"type": "string", "pattern": f"^{DIGEST_PATTERN}$"}, OpenApiParameter.PATH, description="Hex SHA-256."
 )
 
 
@@ -71,7 +71,7 @@ class PlanListView(ListView):
     serializer_class = PlanSummarySerializer
     queryset = Plan.objects.none()
     filters = (
-        Exactly("name", "name", "Exactly this name.", in_order=True, longest=LONGEST_NAME),
+        Exactly("name", "name", "Exactly this name.", in_order=True, longest=LONGEST_TITLE),
         *key_range("created", "created_at", leeway=SAME_CLOCK),
     )
 
@@ -132,5 +132,5 @@ def find_plan(tenant: Any, plan_hash: str) -> Plan:
 
 def check_hash(plan_hash: str) -> None:
     """Raise NotFound for what can be no plan's hash."""
-    if not HASH.fullmatch(plan_hash):
+    if not re.fullmatch(DIGEST_PATTERN, plan_hash):
         raise NotFound("There is no such plan: a plan_hash is 64 lower-case hex digits.")

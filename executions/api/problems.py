@@ -15,6 +15,7 @@ from django.core.exceptions import DisallowedHost, TooManyFieldsSent
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
 from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponseBase, JsonResponse
+from psycopg.errors import LockNotAvailable
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
@@ -33,7 +34,7 @@ SENTENCES = {
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:anumate:problem:"
 MOST_ERRORS = 500  # told at once
-RETRY_AFTER = {409: None, 503: "5"}
+RETRY_AFTER = {503: 5}  # seconds, by status
 
 
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
@@ -83,6 +84,9 @@ def _describe(error: Exception) -> tuple[int, str, str, dict[str, Any]]:
             f"The query has more than {settings.DATA_UPLOAD_MAX_NUMBER_FIELDS} parameters.",
             {},
         )
+    if isinstance(error, OperationalError) and isinstance(error.__cause__, LockNotAvailable):
+        logger.warning("a lock was not free in time")
+        return 503, "unavailable", "Somebody else holds what this needs just now; try again in a moment.", {}
     if isinstance(error, OperationalError):
         logger.error("the database does not answer: %s", type(error).__name__)
         return 503, "unavailable", "The database does not answer; try again in a moment.", {}
@@ -131,11 +135,9 @@ def _headers(error: Exception, status: int) -> dict[str, str]:
     headers = {}
     if challenge := getattr(error, "auth_header", None):
         headers["WWW-Authenticate"] = challenge
-    wait = getattr(error, "wait", None) or (
-        error.extra.get("retry_after") if isinstance(error, OrchestratorError) else None
-    )
-    if wait or RETRY_AFTER.get(status):
-        headers["Retry-After"] = str(int(wait)) if wait else str(RETRY_AFTER[status])
+    told = error.extra.get("retry_after") if isinstance(error, OrchestratorError) else getattr(error, "wait", None)
+    if seconds := told or RETRY_AFTER.get(status):
+        headers["Retry-After"] = str(int(seconds))
     return headers
 
 

@@ -10,8 +10,10 @@ from django.db.models import Q, QuerySet
 from executions.api.filters import AnyOf, Asked, Exactly, Labelled, key_range, time_range
 from executions.api.lists import ListView, described
 from executions.api.serializers import RunSummarySerializer
+from executions.canonical_json import DIGEST_PATTERN
 from executions.models import Plan, Run, RunReason, RunStatus
 from executions.models.run import STATUS_OF_REASON
+from executions.plan_parts import LONGEST_TITLE
 
 MOST_PLANS = 200  # of one name, to be looked for one by one
 SAME_CLOCK = timedelta(minutes=1)  # a run's key and created_at are made microseconds apart, on one machine
@@ -51,8 +53,8 @@ class RunListView(ListView):
     filters = (
         AnyOf("status", "status", "Any of these.", in_order=True, words=tuple(RunStatus.values)),
         Why("reason", "reason", "Any of these.", in_order=True, words=tuple(RunReason.values)),
-        OfPlan("plan_hash", "plan_hash", "64 lower-case hex digits.", pattern="[0-9a-f]{64}"),
-        OfPlan("plan_name", "name", "Exactly this name.", longest=256),
+        OfPlan("plan_hash", "plan_hash", "64 lower-case hex digits.", pattern=DIGEST_PATTERN),
+        OfPlan("plan_name", "name", "Exactly this name.", longest=LONGEST_TITLE),
         Labelled("label", "labels", "`name:value`, or `name` for whatever value. Repeated: all of them."),
         Exactly("triggered_by", "triggered_by", "Who asked for the run.", in_order=True),
         Exactly("requested_by", "requested_by", "The principal whose API key submitted it.", in_order=True),

@@ -11,6 +11,7 @@ from rest_framework import serializers
 from executions.actions import runs
 from executions.api.fields import JSONObjectField, NamedValuesField, PlanField, ShortListField
 from executions.api.sparse import SparseSerializer
+from executions.canonical_json import DIGEST_PATTERN
 from executions.labels import LONGEST_VALUE, MOST_LABELS, NAME_PATTERN, is_name, is_value
 from executions.models import Run, RunReason, RunStatus, RunStep
 
@@ -75,8 +76,8 @@ class StrictSerializer(serializers.Serializer[Any]):
             raise serializers.ValidationError(
                 {"non_field_errors": [f"Send at most {MOST_FIELDS} fields; these are {len(data)}."]}, code="too_many"
             )
-        known = ", ".join(sorted(self.fields))
-        sentence = serializers.ErrorDetail(f"Unknown field; known are {known}.", "unknown_field")
+        known = f"known are {', '.join(sorted(self.fields))}" if self.fields else "this takes none"
+        sentence = serializers.ErrorDetail(f"Unknown field; {known}.", "unknown_field")
         errors: dict[str, Any] = dict.fromkeys(sorted(set(data) - set(self.fields)), sentence)
         try:
             values = super().to_internal_value(data)
@@ -95,6 +96,10 @@ class StrictSerializer(serializers.Serializer[Any]):
             for type_of_field, fits, kind in JSON_TYPES
             if isinstance(field, type_of_field) and data.get(name) is not None and not fits(data[name])
         }
+
+
+class NothingSerializer(StrictSerializer):
+    """The body of a request that takes none: missing, or an empty object."""
 
 
 class RetryPolicySerializer(StrictSerializer):
@@ -137,7 +142,7 @@ class ExecuteSerializer(RunOptionsSerializer):
     holds_too = {"anyOf": [{"required": ["executable_plan"]}, {"required": ["plan_hash"]}]}
 
     plan_hash = serializers.RegexField(
-        r"^[0-9a-f]{64}\Z", required=False, trim_whitespace=False, help_text="Hex SHA-256 of the plan.",
+        rf"^{DIGEST_PATTERN}\Z", required=False, trim_whitespace=False, help_text="Hex SHA-256 of the plan.",
         error_messages={"invalid": "Send 64 lower-case hex digits."},
     )  # fmt: skip
     executable_plan = PlanField(required=False, help_text="docs/reference/executable-plan.md")

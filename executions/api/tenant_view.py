@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 from django.http import HttpResponse, HttpResponseBase
@@ -12,7 +12,9 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
+from executions import idempotency
 from executions.api.authentication import Principal
+from executions.api.parameters import check_parameters
 from executions.api.preferences import seconds_to_wait
 from executions.api.throttling import quota_headers
 from executions.errors import InvalidRequest
@@ -61,6 +63,8 @@ class TenantView(APIView):
         if "transfer-encoding" in request.headers:
             raise LengthRequired("Send the body with a Content-Length; a chunked one is not read.")
         _check_lengths(request)
+        if request.method == "POST" and "POST" in self.scopes:
+            check_parameters(request, ())
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         """Say on every answer what is left of the tenant's limits; how many runs only where one is started."""
@@ -90,7 +94,17 @@ def answer_once(request: Request, work: Work, *, deduplicate: bool = False) -> H
         return Answer(status, JSONRenderer().render(data), headers)
 
     asked = _idempotent_request(request, deduplicate=deduplicate)
-    done = once(asked, answer, wait=seconds_to_wait(request) or 0)
+    return _response(asked, once(asked, answer, wait=seconds_to_wait(request) or 0))
+
+
+def answered(request: Request, *, deduplicate: bool = False) -> HttpResponseBase | None:
+    """The answer `answer_once` would repeat, for a view that has something to fetch before its work; None without one."""
+    asked = _idempotent_request(request, deduplicate=deduplicate)
+    known = idempotency.answered(asked)
+    return _response(asked, known) if known else None
+
+
+def _response(asked: IdempotentRequest, done: Answer) -> HttpResponseBase:
     response = HttpResponse(done.body, status=done.status, content_type="application/json", headers=done.headers)
     if asked.key and done.expires_at:
         response.headers["Idempotency-Key"] = write_key(asked.key)
@@ -108,15 +122,6 @@ def _check_lengths(request: Request) -> None:
         if name.startswith("HTTP_") and len(value) > LONGEST_HEADER:
             header = name.removeprefix("HTTP_").replace("_", "-").title()
             raise InvalidRequest(f"{header}: the header has more than {LONGEST_HEADER} characters; send a shorter one.")
-
-
-def check_parameters(request: Request, known: Iterable[str]) -> None:
-    """Refuse a query parameter nobody reads, or one given twice."""
-    for name, values in request.query_params.lists():
-        if name not in known:
-            raise InvalidRequest(f"{name}: there is no such parameter; known are {', '.join(sorted(known))}.")
-        if len(values) > 1:
-            raise InvalidRequest(f"{name}: give it once.")
 
 
 def _idempotent_request(request: Request, *, deduplicate: bool) -> IdempotentRequest:

@@ -18,16 +18,18 @@ from executions.api.authentication import Principal
 from executions.api.conditional import VERSIONS_PATTERN, conditional, if_match_versions
 from executions.api.headers import sends
 from executions.api.lists import IF_NONE_MATCH
+from executions.api.parameters import check_parameters
 from executions.api.plans import PLAN_HASH, check_hash
 from executions.api.preferences import PREFER, waiting
 from executions.api.preview_serializers import PreviewSerializer
 from executions.api.serializers import (
     ExecuteSerializer,
+    NothingSerializer,
     RunOptionsSerializer,
     RunSerializer,
 )
 from executions.api.sparse import fields_parameter, narrow, sparse, wanted_fields
-from executions.api.tenant_view import IDEMPOTENCY_KEY, TenantView, answer_once, check_parameters
+from executions.api.tenant_view import IDEMPOTENCY_KEY, TenantView, answer_once, answered
 from executions.errors import (
     BadPlanCompilerAnswer,
     CapabilityRefused,
@@ -92,12 +94,15 @@ class ExecuteView(TenantView):
         serializer = ExecuteSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         wishes = serializer.validated_data
-        submission = submission_of(request, wishes)
         if wishes["dry_run"]:
-            return Response(preview_of(self.principal, submission))
-        accepted = answer_once(request, lambda: self._start(submission), deduplicate=wishes["deduplicate"])
+            return Response(preview_of(self.principal, submission_of(request, wishes)))
+        accepted = answered(request, deduplicate=wishes["deduplicate"]) or self._accepted(request, wishes)
         wait = 0.0 if wishes["async_execution"] else SYNCHRONOUS_WAIT
         return self._followed(request, accepted, otherwise=wait, began=began)
+
+    def _accepted(self, request: Request, wishes: dict[str, Any]) -> HttpResponseBase:
+        submission = submission_of(request, wishes)
+        return answer_once(request, lambda: self._start(submission), deduplicate=wishes["deduplicate"])
 
     def _start(self, submission: Submission) -> tuple[int, Any, dict[str, str]]:
         caller = self.principal
@@ -107,18 +112,23 @@ class ExecuteView(TenantView):
     def _followed(
         self, request: Request, accepted: HttpResponseBase, *, otherwise: float, began: float
     ) -> HttpResponseBase:
-        """The answer after the wait the caller asked for: 200 with the ended run, else 202 with the run so far."""
+        """The answer after the wait the caller asked for: 200 with the ended run, else 202 with the run so far.
+
+        A run that pauses ends the wait: it goes on when somebody says so, who may not be there.
+        """
         with waiting(request, otherwise=otherwise, began=began) as (seconds, applied):
             if not seconds:
                 return accepted
             try:
                 run_id = UUID(accepted.headers["Location"].rsplit("/", 1)[1])
-                run = runs.wait(find_run(self.principal, run_id), seconds=seconds)
+                find_run(self.principal, run_id, wanted=frozenset())
+                runs.wait(run_id, seconds=seconds, or_paused=True)
+                run, shown = shown_run(self.principal, run_id)
             except NotFound:  # a replay may outlive its run
                 return accepted
         kept = {name: value for name, value in accepted.items() if name not in ("Content-Type", "Content-Length")}
         status = 200 if run.is_terminal else 202
-        return Response(RunSerializer(run).data, status, headers=kept | applied | {"ETag": etag_of(run)})
+        return Response(shown, status, headers=kept | applied | {"ETag": etag_of(run)})
 
 
 class ValidateView(TenantView):
@@ -156,10 +166,12 @@ class RunView(TenantView):
         """Return the run with steps, results, timings and what it waits for; with `Prefer: wait`, when something is new."""
         check_parameters(request, ("since", "fields"))
         since, wanted = read_version(request), wanted_fields(request, RunSerializer)
-        run = find_run(self.principal, run_id, wanted=wanted)
         with waiting(request) as (seconds, applied):
-            run = runs.wait(run, seconds=seconds, since=since)
-        response = Response(RunSerializer(run, only=wanted).data, headers=applied)
+            if seconds:
+                find_run(self.principal, run_id, wanted=frozenset())
+                runs.wait(run_id, seconds=seconds, since=since)
+        run, shown = shown_run(self.principal, run_id, wanted=wanted)
+        response = Response(shown, headers=applied)
         return conditional(request, response, etag_of(run))
 
 
@@ -174,6 +186,7 @@ class CommandView(TenantView):
 
     def command(self, request: Request, run_id: UUID, action: Any) -> HttpResponseBase:
         """Ask for the command; 202, because Portia is told by a job."""
+        NothingSerializer(data=request.data).is_valid(raise_exception=True)
         versions = if_match_versions(request.headers.get("If-Match"))
 
         def work() -> tuple[int, Any, dict[str, str]]:
@@ -188,7 +201,8 @@ class PauseView(CommandView):
     """Hold at the next step boundary."""
 
     @extend_schema(
-        operation_id="pause_execution", summary="Pause a run", request=None, responses={202: RunSerializer},
+        operation_id="pause_execution", summary="Pause a run", request=NothingSerializer,
+        responses={202: RunSerializer},
         parameters=OF_A_COMMAND,
     )  # fmt: skip
     def post(self, request: Request, run_id: UUID) -> HttpResponseBase:
@@ -200,7 +214,8 @@ class ResumeView(CommandView):
     """Go on."""
 
     @extend_schema(
-        operation_id="resume_execution", summary="Resume a run", request=None, responses={202: RunSerializer},
+        operation_id="resume_execution", summary="Resume a run", request=NothingSerializer,
+        responses={202: RunSerializer},
         parameters=OF_A_COMMAND,
     )  # fmt: skip
     def post(self, request: Request, run_id: UUID) -> HttpResponseBase:
@@ -212,7 +227,8 @@ class CancelView(CommandView):
     """Start no further step."""
 
     @extend_schema(
-        operation_id="cancel_execution", summary="Cancel a run", request=None, responses={202: RunSerializer},
+        operation_id="cancel_execution", summary="Cancel a run", request=NothingSerializer,
+        responses={202: RunSerializer},
         parameters=OF_A_COMMAND,
     )  # fmt: skip
     def post(self, request: Request, run_id: UUID) -> HttpResponseBase:
@@ -227,6 +243,15 @@ def find_run(principal: Principal, run_id: UUID, *, wanted: frozenset[str] | Non
     if run is None:
         raise NotFound(f"There is no execution {run_id}.")
     return run
+
+
+def shown_run(principal: Principal, run_id: UUID, *, wanted: frozenset[str] | None = None) -> tuple[Run, Any]:
+    """Return the run and how it shows, read until all of it is of one version. Raises NotFound."""
+    while True:
+        run = find_run(principal, run_id, wanted=wanted)
+        shown = RunSerializer(run, only=wanted).data
+        if Run.objects.filter(pk=run_id, version=run.version).exists():
+            return run, shown
 
 
 def etag_of(run: Run) -> str:

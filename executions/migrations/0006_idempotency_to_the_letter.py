@@ -5,7 +5,7 @@ from django.db.models import Q
 
 
 class Migration(migrations.Migration):
-    """Forgets the answers stored so far: fingerprints are made of more now, so none of them could be found again."""
+    """Forgets the answers stored so far, both ways: fingerprints are made of more now, so none could be found again."""
 
     dependencies = [("executions", "0005_run_labels_and_indexes")]
 
@@ -48,6 +48,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AlterField(
             model_name="idempotencyrecord",
+            name="route",
+            field=models.CharField(help_text="Method and path.", max_length=512),
+        ),
+        migrations.AlterField(
+            model_name="idempotencyrecord",
             name="response_status",
             field=models.PositiveSmallIntegerField(),
         ),
@@ -67,4 +72,5 @@ class Migration(migrations.Migration):
                 name="idempotency_released_by_somebody",
             ),
         ),
+        migrations.RunSQL(migrations.RunSQL.noop, "DELETE FROM executions_idempotencyrecord"),
     ]

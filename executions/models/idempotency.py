@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Now
 
 from executions.models.tenant import Tenant
 
@@ -20,9 +19,9 @@ class KeyOrigin(models.TextChoices):
 class IdempotencyQuerySet(models.QuerySet["IdempotencyRecord"]):
     """Named filters over records."""
 
-    def live(self, now: datetime) -> IdempotencyQuerySet:
-        """Those that answer a repeat: neither expired nor released."""
-        return self.filter(released_at__isnull=True, expires_at__gt=now)
+    def live(self) -> IdempotencyQuerySet:
+        """Those that answer a repeat: neither expired, by the database's clock, nor released."""
+        return self.filter(released_at__isnull=True, expires_at__gt=Now())
 
 
 class IdempotencyRecord(models.Model):
@@ -33,7 +32,7 @@ class IdempotencyRecord(models.Model):
     principal = models.CharField(max_length=128)
     key = models.CharField(max_length=255)
     origin = models.CharField(max_length=8, choices=KeyOrigin.choices, default=KeyOrigin.HEADER)
-    route = models.CharField(max_length=200, help_text="Method and path.")
+    route = models.CharField(max_length=512, help_text="Method and path.")
     fingerprint = models.CharField(max_length=64, help_text="SHA-256 of route, tenant, principal and canonical body.")
     response_status = models.PositiveSmallIntegerField()
     response_headers = models.JSONField(default=dict)

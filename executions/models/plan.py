@@ -7,6 +7,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+from executions.canonical_json import DIGEST_PATTERN
 from executions.models.ids import uuid7
 from executions.models.tenant import Tenant
 
@@ -35,7 +36,7 @@ class Plan(models.Model):
         ]
         constraints = [
             models.UniqueConstraint(name="plan_once_per_tenant_and_hash", fields=["tenant", "plan_hash"]),
-            models.CheckConstraint(name="plan_hash_is_sha256", condition=Q(plan_hash__regex=r"^[0-9a-f]{64}$")),
+            models.CheckConstraint(name="plan_hash_is_sha256", condition=Q(plan_hash__regex=rf"^{DIGEST_PATTERN}$")),
         ]
         triggers = [pgtrigger.Protect(name="plan_is_immutable", operation=pgtrigger.Update)]
 

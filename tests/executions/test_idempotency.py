@@ -5,12 +5,12 @@ from datetime import timedelta
 
 import pytest
 from django.core.management import call_command
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executions import tasks, waiting
+from executions import idempotency, tasks, waiting
 from executions.errors import IdempotencyKeyReused, InvalidRequest, RequestInProgress
 from executions.idempotency import (
     Answer,
@@ -78,6 +78,45 @@ def test_of_many_bodies_under_one_key_at_once_one_is_done_and_the_others_are_ref
     with ThreadPoolExecutor(10) as pool:
         answers = list(filter(None, pool.map(call, range(50))))
     assert len(answers) == Tenant.objects.filter(name="made").count() == 1
+
+
+def test_equal_requests_are_told_that_another_body_is_in_flight_however_many_come_at_once(acme):
+    told = []
+
+    def challenge(_):
+        try:
+            with pytest.raises((IdempotencyKeyReused, RequestInProgress)) as refusal:
+                ask(acme, add_tenant(), body={"other": 1})
+            told.append(type(refusal.value))
+        finally:
+            connection.close()
+
+    def work():
+        with ThreadPoolExecutor(12) as pool:
+            list(pool.map(challenge, range(200)))
+        return Answer(200, b"first")
+
+    ask(acme, work)
+    assert told == [IdempotencyKeyReused] * 200
+
+
+def test_a_row_that_is_locked_for_long_ends_in_a_refusal_with_and_without_a_key(acme, monkeypatch):
+    monkeypatch.setattr(idempotency, "LOCK_TIMEOUT", "100ms")
+
+    def touch():
+        Tenant.objects.select_for_update().get(pk=acme.pk)
+        return Answer(200, b"")
+
+    def refused(key):
+        try:
+            with pytest.raises(OperationalError, match="lock timeout"):
+                ask(acme, touch, key=key)
+        finally:
+            connection.close()
+
+    with transaction.atomic(), ThreadPoolExecutor(1) as pool:
+        Tenant.objects.select_for_update().get(pk=acme.pk)
+        list(pool.map(refused, ["k", None], timeout=10))
 
 
 def test_a_crash_leaves_no_key_and_no_work(acme):
@@ -260,16 +299,20 @@ def test_a_colleagues_key_is_seen_by_naming_him(api, acme):
     assert colleague.get("/v1/idempotency-keys/k", expect=404)
     assert colleague.get("/v1/idempotency-keys/k?principal=agent")["principal"] == "agent"
     released = colleague.post("/v1/idempotency-keys/k/release", {"reason": "wrong", "principal": "agent"}, expect=200)
-    assert released["released_by"] == "colleague"
+    assert (released["releases"][0]["released_by"], released["fingerprint"]) == ("colleague", None)
+    assert api.get("/v1/idempotency-keys/k")["fingerprint"]
 
 
 def test_a_released_key_is_free_and_remembers_who_and_why(api):
     submit(api, headers={"idempotency-key": "k"})
     api.post("/v1/idempotency-keys/k/release", {"reason": "a typing error"}, expect=200)
     seen = api.get("/v1/idempotency-keys/k")
-    assert (seen["state"], seen["released_by"], seen["release_reason"]) == ("released", "agent", "a typing error")
+    assert (seen["state"], seen["expires_at"]) == ("released", None)
     submit(api, parameters={"n": 2}, headers={"idempotency-key": "k"})
-    assert api.get("/v1/idempotency-keys/k")["state"] == "completed"
+    used_again = api.get("/v1/idempotency-keys/k")
+    assert used_again["state"] == "completed"
+    assert used_again["releases"] == seen["releases"]
+    assert [(one["released_by"], one["release_reason"]) for one in seen["releases"]] == [("agent", "a typing error")]
     assert Run.objects.count() == 2
     assert bytes(IdempotencyRecord.objects.get(released_at__isnull=False).response_body) == b""
 
@@ -298,6 +341,24 @@ def test_a_key_in_flight_cannot_be_released(api, acme):
             connection.close()
 
     ask(acme, work)
+
+
+def test_the_longest_key_can_be_released_under_the_longest_key(api):
+    longest = "k" * 255
+    submit(api, headers={"idempotency-key": longest})
+    path, reason = f"/v1/idempotency-keys/{longest}/release", {"reason": "a typing error"}
+    api.post(path, reason, expect=200, **{"idempotency-key": "r" * 255})
+    assert api.get(f"/v1/idempotency-keys/{'r' * 255}")["route"] == f"POST {path}"
+
+
+def test_releasing_an_unknown_key_under_itself_finds_nothing(api):
+    problem = api.post("/v1/idempotency-keys/k/release", {"reason": "why not"}, expect=404, **{"idempotency-key": "k"})
+    assert problem["code"] == "not-found"
+
+
+def test_a_release_says_whose_key_in_its_body(api):
+    problem = api.post("/v1/idempotency-keys/k/release?principal=agent", {"reason": "mine"}, expect=400)
+    assert "principal: there is no such parameter" in problem["detail"]
 
 
 def test_a_release_needs_a_reason_and_the_right(api, acme):

@@ -52,8 +52,9 @@ def fresh_token(settings, tmp_path):
 
 
 def post(api: Api, path: str = "/v1/execute", body: Any = BODY, **headers: str) -> Any:
-    sent = {name.replace("_", "-"): value for name, value in (KEY | headers).items() if value}
-    return api.client.post(path, body, "application/json", headers=sent)
+    sent = KEY | {name.replace("_", "-"): value for name, value in headers.items()}
+    present = {name: value for name, value in sent.items() if value}
+    return api.client.post(path, body, "application/json", headers=present)
 
 
 def without_key(api: Api, **fields: Any) -> Any:
@@ -201,7 +202,10 @@ def test_in_flight_with_too_little_patience(api):
 
 def test_another_body_in_flight(api):
     with in_flight(api):
-        other = post(api, body=BODY | {"parameters": {"order": 18}})
+        with ThreadPoolExecutor(4) as pool:
+            others = [pool.submit(_and_close, post, api, body=BODY | {"parameters": {"order": 18}}) for _ in range(8)]
+        other = others[0].result()
+    assert {one.result().status_code for one in others} == {422}
     holds("another body while the first is in flight", other)
 
 
@@ -243,7 +247,7 @@ def test_an_expired_key(api):
 def test_a_released_key(api):
     post(api)
     released = api.post("/v1/idempotency-keys/order-17/release", {"reason": "order was typed wrongly"}, expect=200)
-    assert (released["state"], released["released_by"]) == ("released", "agent")
+    assert (released["state"], released["releases"][0]["released_by"]) == ("released", "agent")
     holds("another body after the key was released", post(api, body=BODY | {"parameters": {"order": 18}}))
 
 
@@ -257,6 +261,13 @@ def test_no_key(api):
     holds("the same without a key", without_key(api, correlation_id="another", request_id="r2", timestamp="now"))
     holds("another body without a key", without_key(api, parameters={"order": 18}))
     holds('the same with `"deduplicate": false`', without_key(api, deduplicate=False))
+
+
+def test_no_key_in_flight(api):
+    with in_flight(api, idempotency_key=""):
+        repeat = without_key(api)
+    holds("the same without a key while the first is in flight", repeat)
+    assert "without a key" in repeat.json()["detail"]
 
 
 def test_no_key_and_time(api):

@@ -144,6 +144,16 @@ def test_a_compiler_that_is_down_means_later_and_nothing_is_stored(api, settings
     assert api.get("/v1/idempotency-keys/k", expect=404)
 
 
+def test_a_repeat_is_answered_without_asking_the_compiler(api, compiler, settings):
+    first = api.post("/v1/execute", {"plan_hash": HASH}, expect=202, **{"idempotency-key": "k"})
+    Run.objects.all().delete()
+    Plan.objects.all().delete()
+    settings.PLAN_COMPILER_BASE_URL = "http://127.0.0.1:9"
+    assert api.post("/v1/execute", {"plan_hash": HASH}, expect=202, **{"idempotency-key": "k"}) == first
+    other = api.post("/v1/execute", {"plan_hash": "0" * 64}, expect=422, **{"idempotency-key": "k"})
+    assert other["code"] == "idempotency-key-reused"
+
+
 def test_a_compiler_that_gives_another_plan_is_not_believed(api, compiler):
     compiler.clear()
     compiler.expect_request(f"/v1/plans/{HASH}").respond_with_json(ECHO | {"name": "Another"})

@@ -318,6 +318,14 @@ def test_a_page_that_has_become_empty_leads_back(api, acme):
     assert api.get(empty["previous"])["results"] == first["results"]
 
 
+@pytest.mark.parametrize(("cursor", "back"), [("before-" + "0" * 32, "previous"), ("after-" + "f" * 32, "next")])
+def test_the_empty_page_beyond_either_end_leads_back(api, acme, cursor, back):
+    run = made(acme, "1")
+    page = api.get(f"/v1/executions?cursor={cursor}")
+    assert page["results"] == []
+    assert [one["run_id"] for one in api.get(page[back])["results"]] == [str(run.pk)]
+
+
 def test_a_page_asks_for_keys_in_their_order_and_then_for_their_rows(api, acme):
     for n in range(4):
         made(acme, str(n), minutes=n)

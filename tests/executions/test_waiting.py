@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from threading import Event
 
 import pytest
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
-from executions import waiting
+from executions import idempotency, waiting
 from executions.models import Run
 from tests.conftest import work, work_until
 from tests.executions.test_submission import ECHO, submit
@@ -77,6 +78,16 @@ def test_execute_answers_202_with_the_state_so_far_when_the_time_is_over(api):
     response = execute(api, prefer="respond-async, wait=1")
     assert (response.status_code, response.json()["status"]) == (202, "pending")
     assert response["Location"] == f"/v1/executions/{response.json()['run_id']}"
+
+
+def test_execute_stops_waiting_when_the_run_waits_for_a_person(api, portia):
+    asks = documents.plan(documents.step("ask", "approval", title="Go?", message="Go?"))
+    with ThreadPoolExecutor(1) as pool:
+        waiting_call = in_thread(pool, execute, api, executable_plan=asks, prefer="wait=20")
+        work_for(2)
+        response, seconds = waiting_call.result()
+    assert (response.status_code, response.json()["reason"]) == (202, "awaiting_clarification")
+    assert seconds < 10
 
 
 def test_a_preference_wins_over_synchronous_execution(api):
@@ -191,6 +202,44 @@ def test_every_change_that_shows_is_a_new_version(api, bob, portia):
             break
         work()
     assert len(seen) >= 2
+
+
+def test_what_a_version_shows_is_of_that_version_however_fast_it_changes(api, portia):
+    run = submit(api)
+    work_until(run["run_id"], status="completed")
+    stop = Event()
+
+    def change():
+        while not stop.is_set():
+            with transaction.atomic():
+                changed = Run.objects.select_for_update().get(pk=run["run_id"])
+                changed.steps.update(attempts=changed.version + 1)
+                changed.touch()
+
+    with ThreadPoolExecutor(1) as pool:
+        changing = in_thread(pool, change)
+        seen = [look(api, run["run_id"]) for _ in range(60)]
+        stop.set()
+        changing.result()
+    shown = {(one["ETag"], f'"{one.json()["steps"][0]["attempts"]}"') for one in seen[10:]}
+    assert len(shown) > 10
+    assert all(etag == attempts for etag, attempts in shown)
+
+
+def test_a_command_takes_no_body_but_an_empty_one(api):
+    run = submit(api)
+    refused = api.post(f"/v1/executions/{run['run_id']}/pause", {"reason": "lunch"}, expect=422)
+    assert [(one["pointer"], one["code"]) for one in refused["errors"]] == [("/reason", "unknown_field")]
+    assert api.post(f"/v1/executions/{run['run_id']}/pause", {}, expect=202)
+
+
+def test_a_command_for_a_locked_run_says_that_somebody_holds_it(api, monkeypatch):
+    monkeypatch.setattr(idempotency, "LOCK_TIMEOUT", "100ms")
+    run = submit(api)
+    with ThreadPoolExecutor(1) as pool, transaction.atomic():
+        Run.objects.select_for_update().get(pk=run["run_id"])
+        problem, _ = in_thread(pool, api.post, f"/v1/executions/{run['run_id']}/pause", expect=503).result()
+    assert "holds" in problem["detail"]
 
 
 @pytest.mark.parametrize("tag", ['"{version}"', '"999", "{version}"', "*"])

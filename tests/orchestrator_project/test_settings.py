@@ -62,6 +62,15 @@ def test_a_value_of_the_wrong_kind_is_named(name, value):
     assert f"{name}: " in done.stderr
 
 
+@pytest.mark.parametrize("name", ["PORTIA_BASE_URL", "PLAN_COMPILER_BASE_URL", "PUBLIC_URL"])
+@pytest.mark.parametrize("login", ["user:hidden-word", ":hidden-word", "hidden-word", ":", ""])
+def test_an_address_with_a_login_in_it_is_refused_and_not_repeated(name, login):
+    done = settings_with({**COMPLETE, name: f"https://{login}@neighbour.example"})
+    assert done.returncode != 0
+    assert f"  {name}: " in done.stderr
+    assert "hidden-word" not in done.stderr
+
+
 def test_a_secret_that_is_wrong_is_not_repeated():
     done = settings_with({**COMPLETE, "DATABASE_URL": "nonsense hidden-word"})
     assert done.returncode != 0

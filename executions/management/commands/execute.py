@@ -116,7 +116,8 @@ def watch(run: Run, *, seconds: float, console: Console) -> Run:
             left = deadline - time.monotonic()
             if run.is_terminal or left <= 0:
                 return run
-            run = runs.wait(run, seconds=left, since=run.version)
+            runs.wait(run.pk, seconds=left, since=run.version)
+            run.refresh_from_db()
 
 
 def _pairs(option: str, words: list[str]) -> dict[str, Any]:
