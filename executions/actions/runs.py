@@ -6,7 +6,6 @@ Everything here writes rows only; Portia is told by the jobs in remote_runs.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -22,7 +21,6 @@ from executions.errors import CommandRefused, InvalidRequest, NotFound, VersionC
 from executions.feasibility import check_runtime
 from executions.labels import merged
 from executions.models import Command, Kind, Plan, Run, RunReason, RunStatus, RunStep, Tenant, Work
-from executions.models.run import TERMINAL
 from executions.plan_document import ExecutablePlan
 from executions.portia.needs import UNKNOWN, Runtime
 from executions.portia.translate import execution_order, translate
@@ -144,17 +142,16 @@ def cancel(run_id: UUID, *, by: str, versions: Versions = None) -> Run:
     return _request(run_id, Command.CANCEL, by=by, versions=versions)
 
 
-def wait(run_id: UUID, *, seconds: float, since: int | None = None, or_paused: bool = False) -> None:
+def wait(run_id: UUID, *, seconds: float, since: int | None = None, or_stopped: bool = False) -> None:
     """Return when the run has ended, is gone or has passed the version `since`, or after `seconds`. Sleeps on NOTIFY.
 
-    `or_paused`: also when it is paused. Must be outside a transaction.
+    `or_stopped`: also when it is paused, and whom it waits for has been asked. Must be outside a transaction.
     """
-    enough = {*TERMINAL, RunStatus.PAUSED} if or_paused else TERMINAL
     deadline = time.monotonic() + seconds
     with connection.cursor() as cursor:
         cursor.execute("LISTEN run_changed")
     try:
-        while not _is_news(run_id, enough=enough, since=since) and (left := deadline - time.monotonic()) > 0:
+        while not _is_news(run_id, since=since, or_stopped=or_stopped) and (left := deadline - time.monotonic()) > 0:
             for notice in connection.connection.notifies(timeout=left):
                 if notice.payload == str(run_id):
                     break
@@ -163,9 +160,19 @@ def wait(run_id: UUID, *, seconds: float, since: int | None = None, or_paused: b
             cursor.execute("UNLISTEN run_changed")
 
 
-def _is_news(run_id: UUID, *, enough: Collection[str], since: int | None) -> bool:
-    seen = Run.objects.filter(pk=run_id).values_list("status", "version").first()
-    return seen is None or seen[0] in enough or (since is not None and seen[1] > since)
+def _is_news(run_id: UUID, *, since: int | None, or_stopped: bool) -> bool:
+    run = Run.objects.filter(pk=run_id).only("status", "reason", "version").first()
+    if run is None or run.is_terminal or (since is not None and run.version > since):
+        return True
+    return (
+        or_stopped and run.status == RunStatus.PAUSED and (run.reason == RunReason.PAUSE_REQUESTED or _has_asked(run))
+    )
+
+
+def _has_asked(run: Run) -> bool:
+    """Whether the paused run's question has reached those who answer it, which a job sees to."""
+    newest = run.events.order_by("-sequence").values_list("type", flat=True).first()
+    return newest != events.PAUSED
 
 
 def _read_plan(*, tenant: Tenant, submission: Submission) -> tuple[Plan | None, ExecutablePlan]:

@@ -122,7 +122,7 @@ class ExecuteView(TenantView):
             try:
                 run_id = UUID(accepted.headers["Location"].rsplit("/", 1)[1])
                 find_run(self.principal, run_id, wanted=frozenset())
-                runs.wait(run_id, seconds=seconds, or_paused=True)
+                runs.wait(run_id, seconds=seconds, or_stopped=True)
                 run, shown = shown_run(self.principal, run_id)
             except NotFound:  # a replay may outlive its run
                 return accepted

@@ -11,7 +11,7 @@ import pytest
 from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
-from executions import idempotency, waiting
+from executions import idempotency, tasks, waiting
 from executions.models import Run
 from tests.conftest import work, work_until
 from tests.executions.test_submission import ECHO, submit
@@ -46,6 +46,15 @@ def work_for(seconds):
     ends_at = time.monotonic() + seconds
     while time.monotonic() < ends_at:
         work()
+        time.sleep(0.02)
+
+
+def until_paused_but_for_the_bridge():
+    ends_at = time.monotonic() + 15
+    while not Run.objects.filter(status="paused").exists():
+        assert time.monotonic() < ends_at
+        tasks.launch()
+        tasks.sync()
         time.sleep(0.02)
 
 
@@ -88,6 +97,19 @@ def test_execute_stops_waiting_when_the_run_waits_for_a_person(api, portia):
         response, seconds = waiting_call.result()
     assert (response.status_code, response.json()["reason"]) == (202, "awaiting_clarification")
     assert seconds < 10
+
+
+def test_execute_waits_until_the_person_has_been_asked(api, portia):
+    asks = documents.plan(documents.step("ask", "approval", title="Go?", message="Go?"))
+    with ThreadPoolExecutor(1) as pool:
+        waiting_call = in_thread(pool, execute, api, executable_plan=asks, prefer="wait=20")
+        until_paused_but_for_the_bridge()
+        time.sleep(0.5)
+        assert not waiting_call.done()
+        work()
+        response, _ = waiting_call.result()
+    assert len(api.get("/v1/approvals")["results"]) == 1
+    assert response.json()["pending_clarifications"]
 
 
 def test_a_preference_wins_over_synchronous_execution(api):
