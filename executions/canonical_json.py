@@ -8,6 +8,7 @@ test compares the two); very small numbers still go through it. Large ones are r
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator
 from functools import lru_cache
@@ -37,6 +38,32 @@ def canonical_json(value: Any) -> bytes:
         return _Writer().text(value).encode()
     except UnicodeEncodeError as error:
         raise NotCanonical("a text holds half of a surrogate pair") from error
+
+
+def doubled_name(text: bytes) -> str | None:
+    """A name that some object of this JSON text has twice, which RFC 7493 forbids as readers differ on what it means.
+
+    Takes text that has been decoded, and so is no deeper than a decoder goes.
+    """
+    try:
+        json.loads(text, object_pairs_hook=_names_once, parse_int=str, parse_float=str)
+    except _Doubled as doubled:
+        return doubled.name
+    return None
+
+
+class _Doubled(Exception):
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+def _names_once(pairs: list[tuple[str, Any]]) -> None:
+    names: set[str] = set()
+    for name, _ in pairs:
+        if name in names:
+            raise _Doubled(name)
+        names.add(name)
 
 
 def digest(value: Any) -> str:

@@ -38,8 +38,8 @@ from executions.plan_parts import escaped
 from executions.waiting import place
 
 LONGEST_KEY = 255
-KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\]){1,255})"|([!#-~]{1,255})')
-KEY_PATTERN = r'^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-~]{1,255})$'  # the same, in the words of JSON Schema
+KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\]){1,255})"|([!#-+\--~]{1,255})')
+KEY_PATTERN = r'^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--~]{1,255})$'  # the same, in the words of JSON Schema
 LONGEST_REASON = 500
 CREDENTIALS = frozenset({"capability_token"})  # say who may, not what is asked: a repeat may bring a fresh one
 VOLATILE = CREDENTIALS | {"correlation_id", "timestamp", "request_id", "deduplicate"}
@@ -150,7 +150,8 @@ def read_key(header: str | None) -> str | None:
     match = KEY.fullmatch(header.strip())
     if match is None:
         raise InvalidRequest(
-            f'Idempotency-Key: send 1 to {LONGEST_KEY} printable ASCII characters, best in quotes: "8e03978e".'
+            f"Idempotency-Key: send one, of 1 to {LONGEST_KEY} printable ASCII characters, best in quotes: "
+            '"8e03978e". Only in quotes may it hold spaces and commas, and quotes and backslashes behind a backslash.'
         )
     return match[2] or re.sub(r"\\(.)", r"\1", match[1])
 

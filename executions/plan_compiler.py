@@ -6,7 +6,8 @@
 
 1. One call, and a second at once where the connection broke or a gateway said 502, 503 or 504.
 2. All of it ends within 10 seconds, and no answer is read beyond the size of our own largest request (bounded_http.py).
-3. Nothing in the answer is believed: the document must have the hash that was asked for. None of it is quoted in an error.
+3. A process asks for ASKED_AT_ONCE plans at once, so that a slow compiler holds up only those who need it.
+4. Nothing in the answer is believed: the document must have the hash that was asked for. None of it is quoted in an error.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 import math
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +36,7 @@ from executions.bounded_http import (
     TooSlow,
     context_headers,
 )
-from executions.canonical_json import DIGEST_PATTERN
+from executions.canonical_json import DIGEST_PATTERN, doubled_name
 from executions.errors import BadPlanCompilerAnswer, Unavailable
 from executions.plan_document import PlanInvalid, canonical_hash
 
@@ -43,7 +45,9 @@ WHOLE_CALL = 10.0
 PAUSE = 0.2
 RETRY_AFTER = 5
 LONGEST_RETRY_AFTER = 300
-POOL_SIZE = 8
+ASKED_AT_ONCE = 2  # of the web process's 8 threads
+LONGEST_QUEUE = 0.25  # seconds
+PLACES = threading.BoundedSemaphore(ASKED_AT_ONCE)
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +69,15 @@ def fetch(plan_hash: str, *, tenant: str) -> dict[str, Any] | None:
 
 
 def _ask(plan_hash: str, *, tenant: str) -> bytes | None:
+    if not PLACES.acquire(timeout=LONGEST_QUEUE):
+        raise _unavailable("is being asked for other plans", because=f"{ASKED_AT_ONCE} calls are under way")
+    try:
+        return _ask_twice(plan_hash, tenant=tenant)
+    finally:
+        PLACES.release()
+
+
+def _ask_twice(plan_hash: str, *, tenant: str) -> bytes | None:
     deadline = time.monotonic() + WHOLE_CALL
     try:
         return _exchange(plan_hash, tenant=tenant, deadline=deadline)
@@ -112,7 +125,7 @@ def _typed_errors() -> Iterator[None]:
 @lru_cache(maxsize=1)
 def _session_of(pid: int, api_key: str) -> Session:
     """The session of this process: a fork and a changed key get a new one. Threads share it."""
-    return Session(authorization=f"Bearer {api_key}" if api_key else "", pool_size=POOL_SIZE)
+    return Session(authorization=f"Bearer {api_key}" if api_key else "", pool_size=ASKED_AT_ONCE)
 
 
 # -- what is made of an answer
@@ -140,6 +153,8 @@ def _document(body: bytes) -> dict[str, Any]:
         answer = from_json(body, allow_inf_nan=False)
     except ValueError:
         raise _bad("it is not JSON") from None
+    if doubled_name(body) is not None:
+        raise _bad("an object in it has two members of the same name")
     document = answer.get("executable_plan", answer) if isinstance(answer, dict) else None
     if not isinstance(document, dict):
         raise _bad("it is no JSON object with a plan")

@@ -64,4 +64,4 @@ def if_match_versions(header: str | None) -> frozenset[int] | None:
 def _what_is_wrong(tags: list[str]) -> str:
     if any(tag.startswith("W/") for tag in tags):
         return 'a weak tag cannot be matched; send the version in quotes, as in "7".'
-    return 'send the version you saw, in quotes, as in "7"; or * for any.'
+    return f'send the version you saw, in quotes, as in "7", or {VERSIONS_ACCEPTED} of them at most; or * for any.'

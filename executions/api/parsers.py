@@ -10,6 +10,8 @@ from django.conf import settings
 from rest_framework.exceptions import APIException, ParseError
 from rest_framework.parsers import BaseParser
 
+from executions.canonical_json import doubled_name
+
 
 class PayloadTooLarge(APIException):
     """The body is longer than the service accepts."""
@@ -19,7 +21,10 @@ class PayloadTooLarge(APIException):
 
 
 class StrictJSONParser(BaseParser):
-    """JSON without NaN, lone surrogates, NUL characters or nesting beyond reason; anything else is a 400."""
+    """JSON that every reader reads alike, and that can be stored; anything else is a 400.
+
+    No NaN, no name twice in an object (RFC 7493), no lone surrogates, no NUL characters, no nesting beyond reason.
+    """
 
     media_type = "application/json"
 
@@ -35,6 +40,10 @@ class StrictJSONParser(BaseParser):
             data = pydantic_core.from_json(raw, allow_inf_nan=False)
         except ValueError as error:
             raise ParseError(f"The body is not valid JSON: {error}.") from None
+        if (name := doubled_name(raw)) is not None:
+            raise ParseError(
+                f"The body has an object with two members of the name {name[:100]!r}; leave one of them out."
+            )
         if b"\\u0000" in raw and _has_nul(data):
             raise ParseError("The body holds a NUL character (\\u0000), which cannot be stored.")
         return data

@@ -148,7 +148,11 @@ class ExecuteSerializer(RunOptionsSerializer):
     executable_plan = PlanField(required=False, help_text="docs/reference/executable-plan.md")
     dry_run = serializers.BooleanField(default=False, help_text="Check everything, run nothing.")
     async_execution = serializers.BooleanField(
-        default=True, help_text="false: answer when the run has ended, or after 30 seconds or what `Prefer: wait` says."
+        default=True,
+        help_text=(
+            "false: answer when the run has ended or pauses, or after 30 seconds or what `Prefer: wait` says; at once where too "
+            "many requests wait already."
+        ),
     )
     deduplicate = serializers.BooleanField(
         default=True,

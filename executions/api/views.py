@@ -78,6 +78,12 @@ class ExecuteView(TenantView):
     @extend_schema(
         operation_id="execute",
         summary="Submit a plan",
+        description=(
+            "Accept a run of the plan in `executable_plan`, or of the one, stored here or known to the Plan Compiler, that "
+            "`plan_hash` names; with `dry_run`, say what would be run. The answer is 202 at once, or with `Prefer: wait=N` or "
+            "`async_execution: false` 200 when the run ends in time. An equal submission without an Idempotency-Key within "
+            "DEDUPLICATION_TTL is the same run, unless `deduplicate` is false."
+        ),
         request=ExecuteSerializer,
         responses={202: RunSerializer, 200: RUN_OR_PREVIEW},
         parameters=[

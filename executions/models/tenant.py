@@ -52,7 +52,12 @@ class Tenant(models.Model):
         constraints = [
             models.CheckConstraint(name="tenant_rate_limit_in_range", condition=Q(rate_limit__range=(1, HIGHEST_RATE))),
             models.CheckConstraint(name="tenant_concurrency_limit_at_least_one", condition=Q(concurrency_limit__gte=1)),
+            models.CheckConstraint(name="tenant_lists_tools_or_has_no_list", condition=~Q(allowed_tools=[])),
         ]
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        """Take no tools, as an empty form field gives them, for no restriction."""
+        self.allowed_tools = self.allowed_tools or None

@@ -349,3 +349,10 @@ def test_times_are_told_from_now():
     now = timezone.now()
     assert relative(now - timedelta(minutes=3, seconds=40)) == "3 min ago"
     assert relative(now + timedelta(minutes=57, seconds=30)) == "in 57 min"
+
+
+def test_saving_a_tenant_whose_list_of_tools_is_empty_forbids_none(root, acme):
+    form = {"name": "Acme", "is_active": "on", "allowed_tools": "", "rate_limit": "100", "concurrency_limit": ""}
+    assert root.post(page_of(acme), form).status_code == 302
+    acme.refresh_from_db()
+    assert (acme.allowed_tools, acme.rate_limit) == (None, 100)

@@ -228,7 +228,24 @@ def test_a_key_is_read_quoted_or_bare(header, key):
     assert read_key(header) == key
 
 
-@pytest.mark.parametrize("header", ["", '""', '"', "a b", '"a', 'a"b', "ä", "k" * 256, f'"{"k" * 256}"', '"\\a"'])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "one,two",
+        '"one","two"',
+        '"one", "two"',
+        "",
+        '""',
+        '"',
+        "a b",
+        '"a',
+        'a"b',
+        "ä",
+        "k" * 256,
+        f'"{"k" * 256}"',
+        '"\\a"',
+    ],
+)
 def test_what_is_no_key_is_refused(header):
     with pytest.raises(InvalidRequest, match="Idempotency-Key"):
         read_key(header)

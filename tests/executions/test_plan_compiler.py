@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -514,3 +515,34 @@ def test_a_plan_comes_over_tls(tls_compiler, settings):
         assert fetch(HASH, tenant="acme") == PLAN
     finally:
         plan_compiler._session_of.cache_clear()
+
+
+def test_a_slow_compiler_holds_up_two_callers_and_no_more(compiler):
+    let_go, arrived = threading.Event(), 0
+
+    def slowly(_):
+        nonlocal arrived
+        arrived += 1
+        let_go.wait(8)
+        return Response(json.dumps(PLAN))
+
+    compiler.expect_request(PATH).respond_with_handler(slowly)
+    with ThreadPoolExecutor(2) as pool:
+        slow = [pool.submit(fetch, HASH, tenant="acme") for _ in range(2)]
+        deadline = time.monotonic() + 5
+        while arrived < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with pytest.raises(Unavailable, match="other plans") as refusal:
+            fetch(HASH, tenant="acme")
+        let_go.set()
+        assert [call.result() for call in slow] == [PLAN, PLAN]
+    assert refusal.value.extra["retry_after"] == 5
+    assert fetch(HASH, tenant="acme") == PLAN
+
+
+def test_an_answer_with_a_name_that_comes_twice_is_not_used(compiler):
+    doubled = json.dumps(PLAN).replace('"name":', '"name": "Another", "name":', 1)
+    compiler.expect_request(PATH).respond_with_data(doubled, content_type="application/json")
+    with pytest.raises(BadPlanCompilerAnswer, match="same name"):
+        fetch(HASH, tenant="acme")

@@ -70,6 +70,12 @@ def test_a_malformed_key_is_refused(api, key):
     assert "Idempotency-Key" in submit(api, headers={"idempotency-key": key}, expect=400)["detail"]
 
 
+def test_a_name_that_comes_twice_is_refused_wherever_it_is(api):
+    raw = json.dumps({"executable_plan": ECHO}).replace('"tool": "echo"', '"tool": "http_request", "tool": "echo"')
+    problem = api.post("/v1/execute", raw=raw.encode(), expect=400)
+    assert (problem["code"], "'tool'" in problem["detail"]) == ("parse-error", True)
+
+
 def test_malformed_json_is_a_problem_that_says_where(api):
     problem = api.post("/v1/execute", raw=b'{"executable_plan": {', expect=400)
     assert "not valid JSON" in problem["detail"]
