@@ -73,7 +73,10 @@ UNFOLD: dict[str, Any] = {
                 "collapsible": True,
                 "items": [
                     _item("Events", "history", "executions_event", "executions.view_event"),
-                    _item("Repeated requests", "repeat", "executions_idempotencyrecord", "executions.view_idempotencyrecord"),
+                    _item(
+                        "Idempotency records", "repeat", "executions_idempotencyrecord",
+                        "executions.view_idempotencyrecord",
+                    ),
                     _item("Work due", "pending_actions", "executions_work", "executions.view_work"),
                 ],
             },

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,8 +17,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from approvals_bridge.models import Clarification
-from executions.models import Run
-from tests.factories.models import ClarificationFactory, RunFactory, TenantFactory, staff_of
+from executions.models import IdempotencyRecord, Run
+from tests.factories.models import ClarificationFactory, PlanFactory, RunFactory, TenantFactory, UserFactory, staff_of
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = [
@@ -102,3 +103,24 @@ def test_a_run_page_follows_its_run_and_keeps_what_was_unfolded(page, approver):
     page.get_by_role("button", name="Cancel this run").click()
     page.get_by_text("The run is being cancelled").wait_for()
     assert Run.objects.get(pk=run.pk).requested == "cancel"
+
+
+def test_forms_records_and_lists_fit_the_screen_however_long_their_words_are(page, transactional_db):
+    tenant = TenantFactory(identifier="acme", name="Acme")
+    UserFactory(username="bob", is_staff=True, is_superuser=True)
+    PlanFactory(tenant=tenant, name="onboard_customer_" * 12, version="2026.11.24-rc1+build.20261124")
+    now = timezone.now()
+    record = IdempotencyRecord.objects.create(
+        tenant=tenant, principal="agent", key="k" * 255, route="POST /v1/execute", fingerprint="0" * 64,
+        response_status=202, created_at=now, expires_at=now + timedelta(days=1),
+    )  # fmt: skip
+    log_in(page, reverse("admin:executions_tenant_change", args=[tenant.pk]))
+    page.get_by_text("Chosen members").wait_for()
+    width = page.viewport_size["width"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.goto(reverse("admin:executions_idempotencyrecord_change", args=[record.pk]))
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.goto(reverse("admin:executions_plan_changelist"))
+    link = page.get_by_role("link", name="Runs of this plan").bounding_box()
+    assert link["x"] + link["width"] <= width
+    assert link["height"] < 30

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
+from uuid import UUID
 
 from django.contrib import admin
 from django.db.models import QuerySet
@@ -19,12 +21,27 @@ from executions.admin.filters import TenantFilter
 from executions.models import Event, IdempotencyRecord, Run, Work
 from executions.templatetags.reading import ago, event_words, moment, readable
 
+STATES = {
+    "completed": "answers repeats",
+    "expired": "expired: the next request is a first one",
+    "released": "released: the next request is a first one",
+}
+
 
 def link_to_run(run: Run) -> SafeString:
     """A link to a run, named by its plan."""
     return format_html(
         '<a class="o-link" href="{}">{}</a>', reverse("admin:executions_run_change", args=[run.pk]), run.plan.name
     )
+
+
+def run_at(location: str, *, tenant_id: UUID) -> Run | None:
+    """The run of this tenant that an address of the API names, while it is there."""
+    try:
+        run_id = UUID(location.removeprefix("/v1/executions/"))
+    except ValueError:
+        return None
+    return Run.objects.filter(pk=run_id, tenant=tenant_id).select_related("plan").only("plan__name").first()
 
 
 @admin.register(Event)
@@ -100,8 +117,8 @@ class IdempotencyRecordAdmin(RecordAdmin):
     list_filter = ["origin", "response_status", ("tenant", TenantFilter), ReleasedFilter]
     search_fields = ["key", "principal", "route"]
     fields = [
-        "key", "origin", "shown_state", "route", "principal", "tenant", "shown_status", "shown_location", "fingerprint",
-        "created_at", "expires_at", "released_at", "released_by", "release_reason",
+        "key", "origin", "state_words", "route", "principal", "tenant", "answer_words", "made", "fingerprint",
+        "first_used", "kept_until", "released", "released_by", "release_reason",
     ]  # fmt: skip
     list_select_related = ["tenant"]
     ordering = ["-id"]
@@ -124,11 +141,6 @@ class IdempotencyRecordAdmin(RecordAdmin):
         """The HTTP status of the answer."""
         return "ok" if obj.response_status < 400 else "refused", str(obj.response_status)
 
-    @display(description="Made")
-    def shown_location(self, obj: IdempotencyRecord) -> str:
-        """What the request made, as its answer named it."""
-        return str(obj.response_headers.get("Location", "-"))
-
     @display(description="First used", ordering="created_at")
     def age(self, obj: IdempotencyRecord) -> SafeString | str:
         """How long ago the first request came."""
@@ -138,6 +150,38 @@ class IdempotencyRecordAdmin(RecordAdmin):
     def expires(self, obj: IdempotencyRecord) -> SafeString | str:
         """When the record is deleted."""
         return ago(obj.expires_at)
+
+    @display(description="State")
+    def state_words(self, obj: IdempotencyRecord) -> str:
+        """The same for the page, which has no labels."""
+        return STATES[idempotency.state_of(obj)]
+
+    @display(description="Answer")
+    def answer_words(self, obj: IdempotencyRecord) -> str:
+        """The HTTP status with its name."""
+        return f"{obj.response_status} {HTTPStatus(obj.response_status).phrase}"
+
+    @display(description="Made")
+    def made(self, obj: IdempotencyRecord) -> SafeString | str:
+        """What the request made, as its answer named it; with a link where that is a run."""
+        location = str(obj.response_headers.get("Location", "—"))
+        run = run_at(location, tenant_id=obj.tenant_id)
+        return location if run is None else format_html("{} <code>{}</code>", link_to_run(run), location)
+
+    @display(description="First used")
+    def first_used(self, obj: IdempotencyRecord) -> SafeString | str:
+        """When the first request came, in UTC."""
+        return moment(obj.created_at)
+
+    @display(description="Kept until")
+    def kept_until(self, obj: IdempotencyRecord) -> SafeString | str:
+        """When the record is deleted, in UTC."""
+        return moment(obj.expires_at)
+
+    @display(description="Released")
+    def released(self, obj: IdempotencyRecord) -> SafeString | str:
+        """When somebody released the key, in UTC."""
+        return moment(obj.released_at)
 
 
 @admin.register(Work)

@@ -54,7 +54,7 @@ class PlanSummarySerializer(SparseSerializer):
 
 
 class PlanSerializer(PlanSummarySerializer):
-    """A stored plan with its document, word for word."""
+    """A stored plan with its document."""
 
     executable_plan = JSONObjectField(source="document")
 

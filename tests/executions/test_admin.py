@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import pytest
 from django.contrib import admin
@@ -140,6 +141,67 @@ def test_lists_name_only_what_belongs_to_the_persons_tenants(browser, acme, glob
     assert response.status_code == 200
     assert response.context["cl"].result_list.count() == 1
     assert "globex" not in response.content.decode().lower()
+
+
+def idempotency_record(tenant, **fields):
+    answered = {"route": "POST /v1/execute", "fingerprint": "0" * 64, "response_status": 202, "principal": "agent"}
+    times = {"created_at": timezone.now(), "expires_at": timezone.now() + timedelta(days=1)}
+    key = "f4afc7ee-0b5c-4f6e-9d5a-3c1d2e4f5a6b"
+    return IdempotencyRecord.objects.create(**{"tenant": tenant, "key": key} | answered | times | fields)
+
+
+def test_an_idempotency_record_reads_in_words_and_leads_to_its_run(browser, acme):
+    run = RunFactory(tenant=acme)
+    record = idempotency_record(
+        acme,
+        response_headers={"Location": f"/v1/executions/{run.pk}"},
+        created_at=datetime(2026, 11, 24, 2, 17, tzinfo=UTC),
+    )
+    page = browser.get(page_of(record)).content.decode()
+    for text in (
+        "answers repeats",
+        "202 Accepted",
+        "24 Nov 2026, 02:17:00 UTC",
+        f'href="{page_of(run)}">{run.plan.name}</a>',
+    ):
+        assert text in page
+    assert "(&#x27;" not in page
+
+
+def test_a_record_leads_to_no_run_that_is_gone_or_another_tenants(browser, acme, globex):
+    for number, what in enumerate([f"executions/{RunFactory(tenant=globex).pk}", f"executions/{uuid4()}", "plans/ab"]):
+        location = f"/v1/{what}"
+        record = idempotency_record(acme, key=f"key-{number}", response_headers={"Location": location})
+        page = browser.get(page_of(record)).content.decode()
+        assert location in page
+        assert "/executions/run/" not in page.partition("<form")[2]
+
+
+def test_a_released_record_says_when_and_that_it_answers_no_repeat(browser, acme):
+    at = datetime(2026, 11, 24, 2, 17, tzinfo=UTC)
+    record = idempotency_record(acme, released_at=at, released_by="olga", release_reason="Sent by mistake")
+    page = browser.get(page_of(record)).content.decode()
+    assert "released: the next request is a first one" in page
+    assert "24 Nov 2026, 02:17:00 UTC" in page
+
+
+def test_breadcrumbs_write_a_name_as_it_is(browser, acme):
+    record = idempotency_record(acme)
+    header = browser.get(page_of(record)).content.decode().partition('id="content')[0]
+    assert record.key in header
+    assert record.key.capitalize() not in header
+    assert "Idempotency records" in header
+
+
+def test_the_navigation_counts_what_waits_and_shows_no_badge_for_nothing(browser, acme):
+    def badge():
+        return re.findall(
+            r">\s*Approvals\s*</span>\s*<span[^>]+>\s*(\w*)\s*</span>", browser.get(list_of("run")).content.decode()
+        )
+
+    assert badge() == []
+    ClarificationFactory(run__tenant=acme)
+    assert badge() == ["1"]
 
 
 @pytest.mark.parametrize("model", ["run", "plan", "event", "work", "idempotencyrecord"])

@@ -1,4 +1,4 @@
-"""What a stranger does first: the demonstration, and the README's session, word for word."""
+"""What a stranger does first: the demonstration, the README's session, and then the how-to, word for word."""
 
 import os
 import re
@@ -48,11 +48,22 @@ def running(tmp_path):
     assert up.returncode == 0
 
 
-def test_the_session_of_the_readme_works_when_pasted(running):
-    (session,) = re.findall(r"```sh\n(\. \.data/demo\.env.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    script = session.replace(".data/demo.env", f"'{running}/demo.env'")
+def pasted(folder, *blocks):
+    """What a shell prints that gets these blocks one after the other."""
+    script = "\n".join(blocks).replace(".data/demo.env", f"'{folder}/demo.env'")
     done = subprocess.run(["bash", "-euc", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "urn:anumate:problem" not in done.stdout, done.stdout
+    return done.stdout
+
+
+def blocks_of(name, beginning=""):
+    return re.findall(rf"```sh\n({beginning}.*?)```", (ROOT / name).read_text(), re.DOTALL)
+
+
+def test_the_session_of_the_readme_and_then_the_how_to_work_when_pasted(running):
+    (session,) = blocks_of("README.md", r"\. \.data/demo\.env")
+    said = pasted(running, session)
     for word in (
         '"run_id"',
         '"tool": "write_record"',
@@ -60,4 +71,20 @@ def test_the_session_of_the_readme_works_when_pasted(running):
         '"decided_by": "bob"',
         '"status": "completed"',
     ):
-        assert word in done.stdout, done.stdout
+        assert word in said, said
+
+    how_to = blocks_of("docs/how-to/run-a-plan.md")
+    assert len(how_to) == 4
+    said = pasted(running, session, *how_to)
+    for word in ('"step_order"', '"plan_name":"Welcome a new customer"', "Preference-Applied: wait=30"):
+        assert word.lower() in said.lower(), said
+
+
+def test_the_readme_session_decides_its_own_run_and_no_newer_one(running):
+    (session,) = blocks_of("README.md", r"\. \.data/demo\.env")
+    before, after = session.split("# It has stopped", 1)
+    newer = before.replace("refund-A-1042", "newer").replace("RUN=", "NEWER=").replace("ANSWER", "OTHER")
+    newest = 'curl -s "$ORCHESTRATOR_URL/v1/executions/$NEWER" -H "Authorization: Bearer $ORCHESTRATOR_KEY"'
+    said = pasted(running, before, newer, "# " + after, newest)
+    assert '"status": "completed"' in said, said
+    assert '"status":"paused"' in said.splitlines()[-1], said
