@@ -22,6 +22,7 @@ class Scope(models.TextChoices):
     READ = "read", "Read plans, runs and approvals"
     CONTROL = "control", "Pause, resume and cancel"
     DECIDE = "decide", "Decide approvals as a person"
+    ADMIN = "admin", "Make and revoke API keys and capability tokens, read the audit log"
 
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
@@ -54,7 +55,18 @@ class ApiKey(models.Model):
     scopes = ArrayField(models.CharField(max_length=16, choices=Scope.choices))
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
+    created_by = models.CharField(max_length=150, blank=True, default="", editable=False)
+    replaces = models.ForeignKey(
+        "self",
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="replaced_by",
+        help_text="The key this one was made from, which expires when both have been valid for a while.",
+    )
     revoked_at = models.DateTimeField(null=True, blank=True)
+    revoked_by = models.CharField(max_length=150, blank=True, default="", editable=False)
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     objects = ApiKeyQuerySet.as_manager()

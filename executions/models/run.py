@@ -159,6 +159,7 @@ class Run(models.Model):
     labels = models.JSONField(default=dict, blank=True, help_text="The plan's and the submission's: name -> text.")
 
     requested = models.CharField(max_length=8, choices=Command.choices, blank=True, default="")
+    commanded_by = models.CharField(max_length=150, blank=True, default="", help_text="Who gave the last command.")
     portia_plan_id = models.CharField(max_length=128, blank=True, default="")
     portia_run_id = models.CharField(max_length=128, null=True, blank=True)  # noqa: DJ001 - several runs may have none yet
     portia_version = models.BigIntegerField(default=0)
