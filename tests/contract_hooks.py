@@ -13,7 +13,7 @@ from schemathesis.core.failures import Failure
 from schemathesis.openapi.checks import RejectedPositiveData
 
 WELCOME = Path(__file__).resolve().parent.parent / "examples" / "plans" / "welcome.json"
-KEY = re.compile(r'"([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-~]{1,255}')
+KEY = re.compile(r'"([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--~]{1,255}')
 NUMBERS = count()
 VERSIONS_PATTERN = r'\*|"[1-9][0-9]{0,9}"([ \t]*,[ \t]*"[1-9][0-9]{0,9}")*'
 
