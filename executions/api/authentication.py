@@ -13,6 +13,7 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
 from executions.models import ApiKey, Scope, Tenant
+from executions.tenancy import see_only
 
 if TYPE_CHECKING:  # importing it at run time would be circular: DRF's own settings name this file
     from rest_framework.views import APIView
@@ -50,6 +51,7 @@ class ApiKeyAuthentication(BaseAuthentication):
         key = self._find(words[1])
         self._check_tenant_header(request, key.tenant)
         self._note_use(key)
+        see_only([key.tenant.pk])
         return Principal(key.tenant, key.principal, frozenset(key.scopes), key.user), key
 
     def authenticate_header(self, request: Request) -> str:

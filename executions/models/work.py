@@ -20,6 +20,7 @@ from django.db.models import Min
 from django.db.models.functions import Now
 
 from executions.models.run import Run
+from executions.tenancy import only
 from orchestrator_project.jobs import kick
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ CLAIM = """
     UPDATE executions_work SET due_at = now() + make_interval(secs => %s), lease_token = %s, attempts = attempts + 1
     WHERE id IN (SELECT id FROM executions_work WHERE kind = %s AND due_at <= now()
                  ORDER BY due_at LIMIT %s FOR UPDATE SKIP LOCKED)
-    RETURNING id, run_id, kind, due_at, attempts, lease_token
+    RETURNING id, run_id, kind, due_at, attempts, lease_token,
+              (SELECT tenant_id FROM executions_run WHERE executions_run.id = run_id) AS tenant_id
 """
 SCHEDULE = """
     INSERT INTO executions_work (run_id, kind, due_at, attempts) VALUES (%s, %s, now() + make_interval(secs => %s), 0)
@@ -84,9 +86,13 @@ class WorkQuerySet(models.QuerySet["Work"]):
 
     @contextmanager
     def attempt(self, work: Work) -> Iterator[None]:
-        """Do the block for this row: an error nobody foresaw is logged and puts off this row alone, not the batch."""
+        """Do the block for this claimed row, seeing its run's tenant only.
+
+        An error nobody foresaw is logged and puts off this row alone, not the batch.
+        """
         try:
-            yield
+            with only(work.tenant_id):
+                yield
         except (OperationalError, InterfaceError):
             raise  # the database is away: that concerns every row
         except Exception:
@@ -110,6 +116,7 @@ class Work(models.Model):
     due_at = models.DateTimeField()
     attempts = models.PositiveIntegerField(default=0)
     lease_token = models.UUIDField(null=True, blank=True)
+    tenant_id: UUID  # of the run; known of claimed rows
 
     objects = WorkQuerySet.as_manager()
 

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import IO
 
 ROLE = "orchestrator"
+TENANT_ROLE = "orchestrator_tenant"  # what requests become: executions/tenancy.py
 DATABASE = "orchestrator"
 START_SECONDS = 60
 GRACE_SECONDS = 1.0  # for a server that was just started to show itself
@@ -202,6 +203,9 @@ class EmbeddedPostgres:
         with psycopg.connect(host=str(self.socket_dir), user="postgres", dbname="postgres", autocommit=True) as admin:
             if not admin.execute("select 1 from pg_roles where rolname = %s", [ROLE]).fetchone():
                 admin.execute(sql.SQL("create role {} login createdb").format(sql.Identifier(ROLE)))
+            if not admin.execute("select 1 from pg_roles where rolname = %s", [TENANT_ROLE]).fetchone():
+                admin.execute(sql.SQL("create role {} nologin").format(sql.Identifier(TENANT_ROLE)))
+                admin.execute(sql.SQL("grant {} to {}").format(sql.Identifier(TENANT_ROLE), sql.Identifier(ROLE)))
             if not admin.execute("select 1 from pg_database where datname = %s", [DATABASE]).fetchone():
                 admin.execute(
                     sql.SQL("create database {} owner {}").format(sql.Identifier(DATABASE), sql.Identifier(ROLE))
