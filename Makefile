@@ -5,7 +5,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check fix bench lock clean
+.PHONY: help demo up test check audit fix bench lock clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -19,7 +19,7 @@ up: $(READY) .env ## Start everything and stay; prints addresses and credentials
 test: $(READY) .env ## Run the tests, on the same PostgreSQL the service uses
 	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
-check: $(READY) .env ## Lint, types, migrations, production settings, OpenAPI
+check: $(READY) .env ## Lint, types, migrations, production settings, OpenAPI, the last audit
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy orchestrator_project executions approvals_bridge portia_runtime safe_json_schema.py
@@ -27,6 +27,10 @@ check: $(READY) .env ## Lint, types, migrations, production settings, OpenAPI
 	@sh scripts/check_production.sh
 	@$(PY) manage.py spectacular --validate --fail-on-warn --file /dev/null
 	@$(PY) manage.py write_docs --check
+	@$(PY) scripts/audit_dependencies.py --known
+
+audit: $(READY) ## Ask PyPI whether vulnerabilities are known of the locked versions (needs a network)
+	@$(PY) scripts/audit_dependencies.py
 
 fix: $(READY) ## Let ruff mend what it can; write the generated documents
 	@$(PY) -m ruff check --fix .

@@ -10,5 +10,6 @@ class OrchestratorProjectConfig(AppConfig):
     verbose_name = "Background jobs"
 
     def ready(self) -> None:
-        """Register the system checks of the jobs engine."""
+        """Register the system checks of the jobs engine and the limits of sessions."""
+        from orchestrator_project import sessions  # noqa: F401
         from orchestrator_project.jobs import checks  # noqa: F401

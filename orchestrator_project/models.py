@@ -115,3 +115,33 @@ class WorkerNode(models.Model):
 
     def __str__(self) -> str:
         return f"{self.host}:{self.pid}"
+
+
+class LoginAttempts(models.Model):
+    """Logins with one name, or from one address, that have failed of late; orchestrator_project/login_throttle.py counts them.
+
+    No name that somebody typed is kept, since people type passwords there: only a keyed digest, and the name where it is one
+    of ours. Deleting a row unlocks.
+    """
+
+    class Kind(models.TextChoices):
+        """What the attempts have in common."""
+
+        ADDRESS = "address", "Address"
+        NAME = "name", "User name"
+
+    id = models.BigAutoField(primary_key=True)
+    kind = models.CharField(max_length=8, choices=Kind.choices)
+    digest = models.CharField(max_length=64)
+    label = models.CharField(max_length=150, blank=True, help_text="The address or the user; empty: no user of ours")
+    failures = models.PositiveIntegerField(default=0)
+    last_at = models.DateTimeField(db_index=True)
+    free_at = models.DateTimeField(help_text="Until then every attempt is refused")
+
+    class Meta:
+        ordering = ["-last_at"]
+        verbose_name_plural = "login attempts"
+        constraints = [models.UniqueConstraint(name="login_attempts_once", fields=["kind", "digest"])]
+
+    def __str__(self) -> str:
+        return self.label or "unknown user"

@@ -1,11 +1,19 @@
 #!/bin/sh
-# Django's deployment checks under production settings, with a complete environment that is good for nothing else.
+# Django's deployment checks under production settings, with a complete environment that is good for nothing else. A warning,
+# Django's or Python's, is a failure.
 set -eu
-exec env ANUMATE_ENV=production \
+key=$(mktemp)
+trap 'rm -f "$key"' EXIT
+.venv/bin/python -c '
+import json, sys
+from joserfc.jwk import OKPKey
+json.dump(OKPKey.generate_key("Ed25519").as_dict(private=True), sys.stdout)' >"$key"
+env -u DJANGO_SETTINGS_MODULE ANUMATE_ENV=production \
     SECRET_KEY=check-only-check-only-check-only-check-only-check-only-0123456789 \
     DATABASE_URL=postgresql://nobody@127.0.0.1:1/none \
     ALLOWED_HOSTS=orchestrator.example \
     PORTIA_BASE_URL=https://portia.example \
     PORTIA_API_KEY=check-only \
     CAPTOKENS_JWKS_FILE=/nonexistent/jwks.json \
-    .venv/bin/python manage.py check --deploy --fail-level WARNING
+    AUDIT_SIGNING_KEY_FILE="$key" \
+    .venv/bin/python -W error manage.py check --deploy --fail-level WARNING

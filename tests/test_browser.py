@@ -35,7 +35,7 @@ pytestmark = [
 
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
 def page(request, live_server, monkeypatch) -> Iterator[Any]:
-    """A fresh tab; the test fails on an error in its console and on a request to another server."""
+    """A fresh tab; the test fails on an error in its console and on a request to another server (`page.complaints`)."""
     from playwright.sync_api import sync_playwright
 
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")  # playwright runs an event loop in the test's thread
@@ -44,16 +44,18 @@ def page(request, live_server, monkeypatch) -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = browser.new_page(viewport={"width": width, "height": height}, base_url=live_server.url)
         complaints: list[str] = []
+        page.complaints = complaints
+        at_home = (live_server.url, f"blob:{live_server.url}", "data:")
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
         page.on(
             "request",
-            lambda one: None if one.url.startswith((live_server.url, "data:")) else complaints.append(one.url),
+            lambda one: None if one.url.startswith(at_home) else complaints.append(one.url),
         )
         yield page
         browser.close()
         connection.close()  # inside playwright's event loop Django keeps a connection of its own
-        assert complaints == []
+        assert not complaints, "\n".join(complaints)
 
 
 @pytest.fixture

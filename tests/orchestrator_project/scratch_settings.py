@@ -7,6 +7,6 @@ from tests.orchestrator_project.scratch_jobs import JOBS  # noqa: F401
 
 DATABASES = {"default": DATABASES["default"] | {"NAME": os.environ["SCRATCH_DATABASE"]}}  # noqa: F405
 INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes", "orchestrator_project", "django_q"]
-ROOT_URLCONF, urlpatterns = __name__, []
+ROOT_URLCONF, urlpatterns, MIDDLEWARE = __name__, [], []
 Q_CLUSTER = Q_CLUSTER | {"workers": 5, "timeout": 2}  # noqa: F405
 JOBS_KICK_BUDGET = 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from django.core import mail
 from pytest_httpserver import HTTPServer
@@ -68,6 +70,88 @@ def test_http_request_does_not_go_to_private_addresses(client: Client, url):
 def test_http_request_does_not_follow_a_redirect_to_a_private_address(client: Client, site: HTTPServer):
     site.expect_request("/r").respond_with_response(Response(status=302, headers={"Location": "http://127.0.0.1:1/"}))
     assert error(client, "http_request", url=site.url_for("/r"))[0] == "tool_hard_error"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [r"http://127.0.0.1:1\@{site}/", r"http://169.254.169.254\@{site}/", "http://169.254.169.254#@{site}/",
+     "http://169.254.169.254?@{site}/", "http://127.0.0.1:1/@{site}/"],
+)  # fmt: skip
+def test_an_exempt_host_is_the_one_that_is_connected_to(client: Client, site: HTTPServer, url):
+    code, message = error(client, "http_request", url=url.format(site=f"{site.host}:{site.port}"))
+    assert (code, "not allowed" in message, site.log) == ("tool_hard_error", True, [])
+
+
+@pytest.mark.parametrize("url", ["http://user:hidden-word@{site}/", "http://hidden-word@{site}/"])
+def test_http_request_wants_credentials_in_a_header_and_does_not_repeat_them(client: Client, site: HTTPServer, url):
+    code, message = error(client, "http_request", url=url.format(site=f"{site.host}:{site.port}"))
+    assert (code, "send credentials in a header" in message, "hidden-word" in message) == (
+        "tool_hard_error",
+        True,
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["http://0x7f.1/", "http://[fd00:ec2::254]/latest/", "//169.254.169.254/", "http://169.254.169.254\\@{site}/",
+     "file:///etc/passwd", "gopher://127.0.0.1/", "http://a:b@{site}/"],
+)  # fmt: skip
+def test_a_redirect_is_checked_like_a_first_address(client: Client, site: HTTPServer, location):
+    headers = {"Location": location.format(site=f"{site.host}:{site.port}")}
+    site.expect_request("/r").respond_with_response(Response(status=302, headers=headers))
+    code, message = error(client, "http_request", url=site.url_for("/r"))
+    assert (code, "not allowed" in message, len(site.log)) == ("tool_hard_error", True, 1)
+
+
+def test_a_redirect_within_the_exempt_host_is_followed(client: Client, site: HTTPServer):
+    site.expect_request("/r").respond_with_response(Response(status=302, headers={"Location": "/there"}))
+    site.expect_request("/there", headers={"X-Mine": "1"}).respond_with_json({"ok": True})
+    assert output(client, "http_request", url=site.url_for("/r"), headers={"X-Mine": "1"})["json"] == {"ok": True}
+
+
+@pytest.mark.parametrize("content", [{"json": {"card": "4111"}}, {"body": "card=4111"}])
+def test_what_a_redirect_leads_to_gets_no_body_and_no_parameters(client: Client, site: HTTPServer, content):
+    site.expect_request("/r").respond_with_response(Response(status=302, headers={"Location": "/there"}))
+    site.expect_request("/there").respond_with_json({"ok": True})
+    output(client, "http_request", url=site.url_for("/r"), params={"q": "1"}, **content)
+    (first, _), (second, _) = site.log
+    assert (b"4111" in first.get_data(), second.get_data(), second.query_string) == (True, b"", b"")
+
+
+def test_a_name_is_resolved_once_and_the_address_that_was_checked_is_connected_to(
+    client, site: HTTPServer, monkeypatch
+):
+    """DNS rebinding: the name server says a public address first, ours from then on."""
+    asked, real = [], socket.getaddrinfo
+
+    def name_server(host, port, *args, **named):
+        if host == "rebind.example":
+            asked.append(host)
+            ip = "93.184.215.14" if len(asked) == 1 else "127.0.0.1"
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port))]
+        if host == "93.184.215.14":
+            asked.append(host)
+            raise OSError("no network in tests")
+        return real(host, port, *args, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", name_server)
+    error(client, "http_request", url=f"http://rebind.example:{site.port}/")
+    assert (asked[:2], site.log) == (["rebind.example", "93.184.215.14"], [])
+
+
+@pytest.mark.parametrize("ip", ["10.0.0.1", "169.254.169.254", "fd00:ec2::254", "::ffff:10.0.0.1"])
+def test_a_name_that_leads_to_a_private_address_is_refused(client, monkeypatch, ip):
+    real = socket.getaddrinfo
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+
+    def name_server(host, port, *args, **named):
+        there = [(family, socket.SOCK_STREAM, 6, "", (ip, port))]
+        return there if host == "inside.example" else real(host, port, *args, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", name_server)
+    code, message = error(client, "http_request", url="http://inside.example/")
+    assert (code, "not allowed" in message) == ("tool_hard_error", True)
 
 
 def test_http_request_refuses_an_endless_answer(client: Client, site: HTTPServer):

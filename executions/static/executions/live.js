@@ -6,6 +6,7 @@
 //   [data-copy=ID]      copies the value of a field
 (() => {
   "use strict";
+  if (window.htmx) htmx.config.includeIndicatorStyles = false; // they stand in theme.css: a page has no inline style
   const SLOWEST = 4000;
 
   function replace(part, html) {
