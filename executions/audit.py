@@ -6,40 +6,48 @@ anybody can check it with the public key alone: docs/reference/audit.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
 from executions.canonical_json import digest
-from executions.models.audit import SERVICE, AuditEntry, Source
-from orchestrator_project.telemetry import correlation_id
+from executions.models.audit import SERVICE, AuditEntry
+from orchestrator_project.origin import Source, coming_from, origin
+from orchestrator_project.telemetry import NOTHING, correlation_id
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Which way somebody came in, and from which IP address (empty: from this machine)."""
+class OriginMiddleware:
+    """Writes down what a request does as done over the API or in the admin, from the caller's address."""
 
-    source: Source = Source.COMMAND
-    address: str = ""
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Answer the request."""
+        source = Source.ADMIN if request.path.startswith("/admin/") else Source.API
+        with coming_from(source, address_of(request)):
+            return self.get_response(request)
 
 
-_origin: ContextVar[Origin] = ContextVar("origin", default=Origin())  # noqa: B039  immutable
+def address_of(request: HttpRequest) -> str:
+    """The caller's IP address, empty where there is none (a Unix socket).
 
-
-@contextmanager
-def coming_from(source: Source, address: str = "") -> Iterator[None]:
-    """Write whatever is done in the block down as done this way."""
-    token = _origin.set(Origin(source, address))
+    Behind a proxy it is the last one in X-Forwarded-For, which the proxy itself put there; anybody may have written the others.
+    """
+    sent = request.META.get("REMOTE_ADDR", "")
+    if settings.BEHIND_TLS_PROXY and (hops := request.headers.get("X-Forwarded-For")):
+        sent = hops.rsplit(",", 1)[-1].strip()
     try:
-        yield
-    finally:
-        _origin.reset(token)
+        return str(ip_address(sent.partition("%")[0]))
+    except ValueError:
+        return ""
 
 
 def record(
@@ -51,15 +59,35 @@ def record(
     reason: str = "",
     before: dict[str, Any] | None = None,
     after: dict[str, Any] | None = None,
+    correlation: str = "",
 ) -> AuditEntry:
-    """Write one entry. `before` and `after`: what changed, in JSON types, without any secret. Needs the caller's transaction."""
+    """Write one entry. Needs the caller's transaction.
+
+    `before` and `after`: what changed, in JSON types, without any secret. `correlation`: that of the subject, for jobs, which
+    work under none of their own.
+    """
+    came, current = origin(), correlation_id()
     entry = AuditEntry(
-        tenant_id=tenant_id, at=timezone.now(), actor=by, source=_origin.get().source, action=action, subject=subject,
-        reason=reason, correlation_id=correlation_id(), address=_origin.get().address, before=before, after=after,
-    )  # fmt: skip
+        tenant_id=tenant_id,
+        at=timezone.now(),
+        actor=by,
+        source=came.source,
+        action=action,
+        subject=subject,
+        reason=reason,
+        correlation_id=correlation if current == NOTHING else current,
+        address=came.address,
+        before=_plain(before),
+        after=_plain(after),
+    )
     entry.digest = digest(content_of(entry))
     entry.save(force_insert=True)
     return entry
+
+
+def _plain(value: Any) -> Any:
+    """The value as it comes back from the database: words of an enumeration are texts, tuples are lists."""
+    return json.loads(json.dumps(value))
 
 
 def content_of(entry: AuditEntry) -> dict[str, Any]:

@@ -15,7 +15,8 @@ HEADER = "X-Correlation-ID"
 ALLOWED = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
-_correlation_id: ContextVar[str] = ContextVar("correlation_id", default="-")
+NOTHING = "-"  # the correlation id outside of any request or run
+_correlation_id: ContextVar[str] = ContextVar("correlation_id", default=NOTHING)
 _traceparent: ContextVar[str] = ContextVar("traceparent", default="")
 
 
@@ -32,7 +33,7 @@ def traceparent() -> str:
 @contextmanager
 def correlated(correlation: str, trace: str = "") -> Iterator[None]:
     """Do the block under this correlation id and traceparent."""
-    tokens = _correlation_id.set(correlation or "-"), _traceparent.set(trace)
+    tokens = _correlation_id.set(correlation or NOTHING), _traceparent.set(trace)
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
@@ -84,6 +84,13 @@ class ApiKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.principal} ({self.prefix}…)"
+
+    @property
+    def lifetime(self) -> timedelta | None:
+        """How long the key was made to live, in whole seconds; None for one that never expires."""
+        if self.expires_at is None:
+            return None
+        return timedelta(seconds=round((self.expires_at - self.created_at).total_seconds()))
 
     @staticmethod
     def new_secret() -> str:

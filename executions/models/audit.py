@@ -13,26 +13,26 @@ from django.db.models import Q
 
 from executions.canonical_json import DIGEST_PATTERN
 from executions.models.ids import uuid7
+from orchestrator_project.origin import Source
 
 SERVICE = UUID(int=0)  # the tenant of entries that belong to none
 
 
-class Source(models.TextChoices):
-    """Which way somebody came in."""
-
-    API = "api", "API"
-    ADMIN = "admin", "Admin"
-    LINK = "link", "Mail link"
-    COMMAND = "command", "Management command"
-    JOB = "job", "Background job"
-
-
 class AppendOnly(models.Model):
-    """Rows that the database lets nobody change or delete."""
+    """Rows that the database lets nobody change or delete, one by one or all at once."""
 
     class Meta:
         abstract = True
-        triggers = [pgtrigger.Protect(name="append_only", operation=pgtrigger.Update | pgtrigger.Delete)]
+        triggers = [
+            pgtrigger.Protect(name="append_only", operation=pgtrigger.Update | pgtrigger.Delete),
+            pgtrigger.Trigger(
+                name="never_emptied",
+                level=pgtrigger.Statement,
+                when=pgtrigger.Before,
+                operation=pgtrigger.Truncate,
+                func="RAISE EXCEPTION '% is append-only: it is never emptied', TG_TABLE_NAME;",
+            ),
+        ]
 
 
 class AuditEntry(AppendOnly):
@@ -55,7 +55,12 @@ class AuditEntry(AppendOnly):
     class Meta(AppendOnly.Meta):
         verbose_name_plural = "audit entries"
         ordering = ["-id"]
-        indexes = [models.Index(fields=["tenant_id", "-id"], name="audit_by_tenant")]
+        indexes = [
+            models.Index(fields=["tenant_id", "-id"], name="audit_by_tenant"),
+            models.Index(fields=["tenant_id", "subject", "-id"], name="audit_by_subject"),
+            models.Index(fields=["tenant_id", "actor", "-id"], name="audit_by_actor"),
+            models.Index(fields=["tenant_id", "action", "-id"], name="audit_by_action"),
+        ]
         constraints = [
             models.CheckConstraint(name="audit_digest_is_sha256", condition=Q(digest__regex=rf"^{DIGEST_PATTERN}$")),
         ]
@@ -65,7 +70,7 @@ class AuditEntry(AppendOnly):
 
 
 class AuditLink(AppendOnly):
-    """The place of an entry in its tenant's chain; the database makes it when the entry is committed."""
+    """The place of an entry in its tenant's chain; a trigger (migration 0010) makes it when the entry is committed."""
 
     id = models.BigAutoField(primary_key=True)
     tenant_id = models.UUIDField()

@@ -16,7 +16,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
-from executions import events
+from executions import audit, events
 from executions.errors import TransitionRefused
 from executions.models.ids import uuid7
 from executions.models.plan import Plan
@@ -107,6 +107,10 @@ class Command(models.TextChoices):
     CANCEL = "cancel", "Cancel"
 
 
+PORTIA = "portia"  # as the actor of what nobody here asked for
+REASON_OF_COMMAND = {Command.PAUSE: RunReason.PAUSE_REQUESTED, Command.CANCEL: RunReason.CANCEL_REQUESTED}
+
+
 class RunQuerySet(models.QuerySet["Run"]):
     """Named filters over runs."""
 
@@ -160,6 +164,13 @@ class Run(models.Model):
 
     requested = models.CharField(max_length=8, choices=Command.choices, blank=True, default="")
     commanded_by = models.CharField(max_length=150, blank=True, default="", help_text="Who gave the last command.")
+    awaited = models.CharField(
+        max_length=8,
+        choices=Command.choices,
+        blank=True,
+        default="",
+        help_text="A command whose effect has not shown yet.",
+    )
     portia_plan_id = models.CharField(max_length=128, blank=True, default="")
     portia_run_id = models.CharField(max_length=128, null=True, blank=True)  # noqa: DJ001 - several runs may have none yet
     portia_version = models.BigIntegerField(default=0)
@@ -242,13 +253,14 @@ class Run(models.Model):
         status: str,
         reason: str,
         *,
-        by: str = "portia",
+        by: str = "",
         error: dict[str, Any] | None = None,
         also: tuple[str, ...] = (),
     ) -> None:
         """Move to a status and reason; the only writer of both. Saves the fields named in `also` in the same statement.
 
-        Needs the caller's transaction and a locked row. Stamps times, bumps the version, records the event. Raises
+        `by`: who brought it about; unless said, whoever gave the command that this follows, else Portia. Needs the caller's
+        transaction and a locked row. Stamps times, bumps the version, records event and audit entry. Raises
         TransitionRefused for a change the table does not have; where the run is there already, only `also` is saved.
         """
         if (status, reason) == (self.status, self.reason):
@@ -257,17 +269,47 @@ class Run(models.Model):
             raise TransitionRefused(run=self, to=status)
         if self.is_terminal or reason not in REASONS[status]:
             raise TransitionRefused(run=self, to=f"{status}/{reason}")
-        before, now = self.status, timezone.now()
+        by, before, now = by or self._commander(status, reason), (self.status, self.reason), timezone.now()
         self.status, self.reason, self.error = status, reason, error
         if status == RunStatus.RUNNING and self.started_at is None:
             self.started_at = now
         if self.is_terminal:
-            self.finished_at, self.requested = now, ""
-        self.touch("status", "reason", "error", "started_at", "finished_at", "requested", *also)
-        kind = events.RESUMED if before == RunStatus.PAUSED and not self.is_terminal else EVENT_OF_STATUS.get(status)
-        if kind and before != status:
-            events.record(run=self, kind=kind, by=by, data={"status": status, "reason": reason, "error": error})
+            self.finished_at, self.requested, self.awaited = now, "", ""
+        self.touch("status", "reason", "error", "started_at", "finished_at", "requested", "awaited", *also)
+        self._tell(before=before, by=by)
         return None
+
+    def _commander(self, status: str, reason: str) -> str:
+        """Who gave the command that a change to this status follows from, and wait for that no longer; else Portia."""
+        if self.awaited == Command.RESUME:
+            goes_on = (RunStatus.PENDING, RunStatus.RUNNING)
+            follows = status in goes_on and self.reason == RunReason.PAUSE_REQUESTED
+        else:
+            follows = bool(self.awaited) and reason == REASON_OF_COMMAND[Command(self.awaited)]
+        if not follows:
+            return PORTIA
+        self.awaited = ""
+        return self.commanded_by
+
+    def _tell(self, *, before: tuple[str, str], by: str) -> None:
+        """Write down the change from this status and reason: for good in the audit log, and as an event where it is one."""
+        code = {"error": self.error["code"]} if self.error and "code" in self.error else {}
+        audit.record(
+            action="execution.changed",
+            subject=f"execution/{self.pk}",
+            by=by,
+            tenant_id=self.tenant_id,
+            before={"status": before[0], "reason": before[1]},
+            after={"status": self.status, "reason": self.reason, **code},
+            correlation=self.correlation_id,
+        )
+        if before[0] == self.status:
+            return
+        resumes = before[0] == RunStatus.PAUSED and not self.is_terminal
+        kind = events.RESUMED if resumes else EVENT_OF_STATUS.get(self.status)
+        if kind:
+            data = {"status": self.status, "reason": self.reason, "error": self.error}
+            events.record(run=self, kind=kind, by=by, data=data)
 
     def touch(self, *fields: str) -> None:
         """Save these fields as one more version of the run; a trigger tells who waits for it when the caller commits."""

@@ -21,6 +21,7 @@ from orchestrator_project.jobs import WORK_CHANNEL
 from orchestrator_project.jobs.kinds import JobKind, job_kind
 from orchestrator_project.jobs.listen import Listener
 from orchestrator_project.models import JobSlot
+from orchestrator_project.origin import Source, coming_from
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def run(slot_id: int, generation: int) -> None:
     if slot is None:
         return
     try:
-        with _kept(slot) as lost:
+        with coming_from(Source.JOB), _kept(slot) as lost:
             rest = _drain_until_dry(job_kind(slot.kind), lost)
     except Exception as error:
         logger.exception("Job %r failed; it rests for %s s", slot.kind, _rest_after(slot.failures))
