@@ -1,38 +1,30 @@
-"""A capability token, checked: token in, Capability or CapabilityDenied out.
+"""What a capability token's claims allow: claims in, Capability or CapabilityDenied out. Pure.
 
-The format, its rules and how keys are rotated: docs/reference/capability-tokens.md. Leans on joserfc for JWS (RFC
-7515), JWT claims (RFC 7519) and the algorithm name `Ed25519` (RFC 9864). A raw token is never kept, logged or quoted.
+The format, its rules and how keys are rotated: docs/reference/capability-tokens.md. Leans on joserfc for JWT claims
+(RFC 7519). How a token's text is read and its signature checked: captokens.py.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any
 
 from django.conf import settings
 from joserfc import jwt
-from joserfc.errors import (
-    BadSignatureError,
-    ExpiredTokenError,
-    InvalidClaimError,
-    JoseError,
-    MissingClaimError,
-    UnsupportedAlgorithmError,
-)
+from joserfc.errors import ExpiredTokenError, InvalidClaimError, MissingClaimError
 from joserfc.jwk import OKPKey
-from joserfc.jws import JWSAlgModel, JWSRegistry
+
+from executions.argument_limits import BadLimits, Limits, check_limits
 
 ALGORITHM = "Ed25519"
 LEEWAY = 5
 LONGEST_LIFETIME = 300
-LONGEST_TOKEN = 8192
+MOST_NAMED = 20  # words in a sentence
 LONGEST_WORD = 200
+MOST_PARENTS = 8
 CLAIMS = ("iss", "sub", "aud", "tid", "jti", "iat", "exp", "cap")
 CLAIM_CODES = {
     "iss": "wrong_issuer",
@@ -46,8 +38,9 @@ CLAIM_CODES = {
 class CapabilityDenied(Exception):
     """The capability token does not allow this.
 
-    `code` is one of no_key_set, malformed, wrong_algorithm, unknown_key, bad_signature, expired, not_yet_valid,
-    lifetime_too_long, wrong_issuer, wrong_tenant, invalid_claim and missing_capability, which fills `missing`.
+    `code` is one of no_key_set, malformed, wrong_algorithm, unknown_key, bad_signature, refused_by_service, expired,
+    not_yet_valid, lifetime_too_long, wrong_issuer, wrong_tenant, invalid_claim, revoked and missing_capability, which fills
+    `missing`. `token_id` is known where the token's signature is good.
     """
 
     def __init__(self, code: str, message: str, missing: Iterable[str] = ()) -> None:
@@ -55,17 +48,28 @@ class CapabilityDenied(Exception):
         self.code = code
         self.message = message
         self.missing = tuple(missing)
+        self.token_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Capability:
-    """What a valid token allows; `tools` is None where the token restricts none."""
+    """What a valid token allows; `tools` is None where the token restricts none.
+
+    `limits` has schemas of arguments by tool id; `parents` the ids of the tokens this one was made from, the first one first.
+    """
 
     token_id: str
     subject: str
     capabilities: frozenset[str]
     tools: frozenset[str] | None
+    limits: Limits
+    parents: tuple[str, ...]
     expires_at: datetime
+
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """The ids whose revocation refuses this token."""
+        return (self.token_id, *self.parents)
 
     def covers(self, needed: str) -> bool:
         """Whether one of the token's capabilities is the needed one or its wildcard."""
@@ -74,7 +78,10 @@ class Capability:
 
 @dataclass(frozen=True, kw_only=True)
 class CapabilityValidation:
-    """The outcome of a check as it is recorded on a run; `mode` is `token` or `development_without_token`."""
+    """The outcome of a check as it is recorded on a run; `mode` is `token` or `development_without_token`.
+
+    `reason` is the code of a denial, `error` its sentence.
+    """
 
     valid: bool
     mode: str = "token"
@@ -82,11 +89,20 @@ class CapabilityValidation:
     subject: str | None = None
     capabilities: list[str] = field(default_factory=list)
     tools: list[str] | None = None
+    limits: dict[str, Any] = field(default_factory=dict)
+    parents: list[str] = field(default_factory=list)
     expires_at: datetime | None = None
     error: str | None = None
+    reason: str | None = None
+    warnings: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, capability: Capability | None) -> CapabilityValidation:
+    def denied(cls, denied: CapabilityDenied) -> CapabilityValidation:
+        """The record of a token that was refused."""
+        return cls(valid=False, token_id=denied.token_id, error=denied.message, reason=denied.code)
+
+    @classmethod
+    def of(cls, capability: Capability | None, *, now: datetime) -> CapabilityValidation:
         """The record of a run let in by this capability, or by development without one."""
         if capability is None:
             return cls(valid=True, mode="development_without_token")
@@ -96,7 +112,10 @@ class CapabilityValidation:
             subject=capability.subject,
             capabilities=sorted(capability.capabilities),
             tools=None if capability.tools is None else sorted(capability.tools),
+            limits=dict(capability.limits),
+            parents=list(capability.parents),
             expires_at=capability.expires_at,
+            warnings=_warnings(capability, now),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -104,24 +123,38 @@ class CapabilityValidation:
         return asdict(self) | {"expires_at": self.expires_at.isoformat() if self.expires_at else None}
 
 
-def verify(token: str, *, tenant: str, required: Iterable[str], now: datetime) -> Capability:
-    """What the token allows its tenant now, once it is found to cover every required capability.
+def _warnings(capability: Capability, now: datetime) -> list[str]:
+    left = (capability.expires_at - now).total_seconds()
+    if left >= settings.CAPTOKENS_EXPIRY_WARNING:
+        return []
+    return [f"The capability token expires in {max(left, 0):.0f} s: submit before that, or with a fresh one."]
 
-    Raises CapabilityDenied. Keys come from CAPTOKENS_JWKS_FILE, the issuer from CAPTOKENS_ISSUER (empty: any).
+
+def granted(claims: Mapping[str, Any], *, tenant: str, required: Iterable[str], now: datetime) -> Capability:
+    """What claims whose signature was found good allow a tenant now, once they are found to cover every required capability.
+
+    Raises CapabilityDenied. The issuer is that of CAPTOKENS_ISSUER (empty: any). Whether it was revoked: captokens.py.
     """
-    claims = _signed_claims(token)
-    _check_claims(claims, tenant=tenant, now=now)
+    check_claims(claims, tenant=tenant, now=now)
     capability = Capability(
         token_id=claims["jti"],
         subject=claims["sub"],
-        capabilities=frozenset(_words(claims, "cap")),
-        tools=frozenset(_words(claims, "tools")) if claims.get("tools") is not None else None,
+        capabilities=frozenset(claims["cap"]),
+        tools=frozenset(claims["tools"]) if claims.get("tools") is not None else None,
+        limits=claims.get("limits") or {},
+        parents=tuple(claims.get("parents") or ()),
         expires_at=datetime.fromtimestamp(claims["exp"], tz=UTC),
     )
     missing = sorted(needed for needed in set(required) if not capability.covers(needed))
     if missing:
-        raise CapabilityDenied("missing_capability", f"The token does not grant {', '.join(missing)}.", missing)
+        raise CapabilityDenied("missing_capability", f"The token does not grant {some(missing)}.", missing)
     return capability
+
+
+def some(words: list[str]) -> str:
+    """The words for a sentence, MOST_NAMED of them at most: a refusal is kept in the audit log."""
+    more = len(words) - MOST_NAMED
+    return ", ".join(words[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def covers(held: str, needed: str) -> bool:
@@ -132,18 +165,19 @@ def covers(held: str, needed: str) -> bool:
     return held == needed or (held.endswith(":*") and len(held) > 2 and needed.startswith(held[:-1]))
 
 
-def issue(
+def claims_of(
     *,
-    key: OKPKey,
     issuer: str,
     tenant: str,
     subject: str,
     capabilities: Iterable[str],
     tools: Iterable[str] | None = None,
+    limits: Limits | None = None,
+    parents: Iterable[str] = (),
     lifetime: int = LONGEST_LIFETIME,
     now: datetime,
-) -> str:
-    """A signed token; `lifetime` in seconds, 300 at most. For development and trials: in production CapTokens signs."""
+) -> dict[str, Any]:
+    """The claims of a new token; `lifetime` in seconds. Raises ValueError for one that is not 1 to 300."""
     if not 1 <= lifetime <= LONGEST_LIFETIME:
         raise ValueError(f"lifetime: give 1 to {LONGEST_LIFETIME} seconds")
     claims: dict[str, Any] = {
@@ -158,7 +192,18 @@ def issue(
     }
     if tools is not None:
         claims["tools"] = sorted(set(tools))
-    return jwt.encode({"alg": ALGORITHM, "kid": key.thumbprint()}, claims, key, algorithms=[ALGORITHM])
+    return claims | ({"limits": dict(limits)} if limits else {}) | ({"parents": list(parents)} if parents else {})
+
+
+def signed(claims: Mapping[str, Any], key: OKPKey) -> str:
+    """The token with these claims, signed with a private key."""
+    header = {"alg": ALGORITHM, "kid": key.kid or key.thumbprint()}
+    return jwt.encode(header, dict(claims), key, algorithms=[ALGORITHM])
+
+
+def issue(*, key: OKPKey, **facts: Any) -> str:
+    """A signed token with the claims that `claims_of` makes of these facts. For those who have no CapTokens service."""
+    return signed(claims_of(**facts), key)
 
 
 def audience(tenant: str) -> str:
@@ -166,110 +211,46 @@ def audience(tenant: str) -> str:
     return f"tenant:{tenant}"
 
 
-class KeySetFile:
-    """The public Ed25519 keys of a JWKS file (RFC 7517) by `kid`; read again when the file has changed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._read_at: int | None = None
-        self._keys: Mapping[str, OKPKey] = {}
-
-    def key(self, kid: str) -> OKPKey | None:
-        """The key, or None; a kid that is not there makes it look into the file once more."""
-        try:
-            if self.path.stat().st_mtime_ns != self._read_at or kid not in self._keys:
-                self._read()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, JoseError) as error:
-            self._read_at, self._keys = None, {}
-            raise CapabilityDenied("no_key_set", f"CAPTOKENS_JWKS_FILE {self.path} cannot be used: {error}.") from error
-        return self._keys.get(kid)
-
-    def _read(self) -> None:
-        read_at = self.path.stat().st_mtime_ns  # before reading: a change in between is then seen next time
-        entries = json.loads(self.path.read_bytes())["keys"]
-        keys = [public_key(entry) for entry in entries if is_signing_key(entry)]
-        self._keys = {key.kid or key.thumbprint(): key for key in keys}
-        self._read_at = read_at
-
-
-def is_signing_key(entry: Mapping[str, Any]) -> bool:
-    """Whether a JWK is an Ed25519 key for signatures."""
-    return entry.get("kty") == "OKP" and entry.get("crv") == ALGORITHM and entry.get("use", "sig") == "sig"
-
-
-def public_key(entry: Mapping[str, Any]) -> OKPKey:
-    """The public half of a JWK, whatever else it says."""
-    return OKPKey.import_key({name: entry[name] for name in ("kty", "crv", "x", "kid") if name in entry})
-
-
-class _Registry(JWSRegistry):
-    """Ed25519 and nothing else; older issuers call it `EdDSA` (RFC 8037), which here never means Ed448."""
-
-    def get_alg(self, name: str) -> JWSAlgModel:
-        return super().get_alg(ALGORITHM if name == "EdDSA" else name)
-
-
-_registry = _Registry(algorithms=[ALGORITHM])
-_key_set_file = lru_cache(maxsize=4)(KeySetFile)
-
-
-def _signed_claims(token: str) -> dict[str, Any]:
-    if settings.CAPTOKENS_JWKS_FILE is None:
-        raise CapabilityDenied("no_key_set", "No keys to check a token with: set CAPTOKENS_JWKS_FILE.")
-    if len(token) > LONGEST_TOKEN:
-        raise CapabilityDenied("malformed", f"A token has at most {LONGEST_TOKEN} characters.")
-    keys = _key_set_file(Path(settings.CAPTOKENS_JWKS_FILE))
-    try:
-        return jwt.decode(token, lambda unverified: _key_for(unverified.headers(), keys), registry=_registry).claims
-    except UnsupportedAlgorithmError:
-        raise CapabilityDenied("wrong_algorithm", "A token is signed with Ed25519.") from None
-    except BadSignatureError:
-        raise CapabilityDenied("bad_signature", "The token's signature is not valid.") from None
-    except (JoseError, ValueError, TypeError, RecursionError):
-        raise CapabilityDenied("malformed", "This is not a token: a signed JWT in compact form is needed.") from None
-
-
-def _key_for(header: Mapping[str, Any], keys: KeySetFile) -> OKPKey:
-    if "crit" in header:
-        raise CapabilityDenied("malformed", "A token with critical header extensions is not accepted.")
-    kid = header.get("kid")
-    key = keys.key(kid) if isinstance(kid, str) else None
-    if key is None:
-        raise CapabilityDenied("unknown_key", "The token's key id is not in the key set.")
-    return key
-
-
-def _check_claims(claims: dict[str, Any], *, tenant: str, now: datetime) -> None:
+def check_claims(claims: Mapping[str, Any], *, tenant: str, now: datetime) -> None:
+    """Hold claims against every rule of theirs. Raises CapabilityDenied, naming the claim."""
     needed: dict[str, jwt.ClaimsOption] = {name: {"essential": True} for name in CLAIMS}
     needed["aud"]["value"] = audience(tenant)
     needed["tid"]["value"] = tenant
     if settings.CAPTOKENS_ISSUER:
         needed["iss"]["value"] = settings.CAPTOKENS_ISSUER
     try:
-        jwt.JWTClaimsRegistry(now=int(now.timestamp()), leeway=LEEWAY, **needed).validate(claims)
+        jwt.JWTClaimsRegistry(now=int(now.timestamp()), leeway=LEEWAY, **needed).validate(dict(claims))
     except ExpiredTokenError:
         raise CapabilityDenied("expired", "The token has expired: ask for a fresh one.") from None
     except (MissingClaimError, InvalidClaimError) as error:
         code = CLAIM_CODES.get(error.claim, "invalid_claim")
         raise CapabilityDenied(code, f"The token's claim {error.claim} is missing or wrong.") from None
-    _check_limits(claims)
+    _check_bounds(claims)
+    _check_words(claims)
 
 
-def _check_limits(claims: dict[str, Any]) -> None:
+def is_word(value: Any) -> bool:
+    """Whether this can be the id of a token, a subject, a capability or a tool."""
+    return isinstance(value, str) and 1 <= len(value) <= LONGEST_WORD and value.isprintable()
+
+
+def _check_bounds(claims: Mapping[str, Any]) -> None:
     if not isinstance(claims["tid"], str):  # a list that contains the tenant has passed until here
         raise CapabilityDenied("wrong_tenant", "The token's claim tid names one tenant.")
-    if not all(_is_word(claims[name]) for name in ("sub", "jti")):
+    if not all(is_word(claims[name]) for name in ("sub", "jti")):
         raise CapabilityDenied("invalid_claim", f"sub and jti have 1 to {LONGEST_WORD} printable characters.")
     if not 0 < claims["exp"] - claims["iat"] <= LONGEST_LIFETIME:
         raise CapabilityDenied("lifetime_too_long", f"A token lives at most {LONGEST_LIFETIME} seconds (exp - iat).")
 
 
-def _words(claims: Mapping[str, Any], name: str) -> list[str]:
-    words = claims[name]
-    if not isinstance(words, list) or not all(_is_word(word) for word in words):
-        raise CapabilityDenied("invalid_claim", f"{name} is a list of words of 1 to {LONGEST_WORD} characters.")
-    return words
-
-
-def _is_word(value: Any) -> bool:
-    return isinstance(value, str) and 1 <= len(value) <= LONGEST_WORD and value.isprintable()
+def _check_words(claims: Mapping[str, Any]) -> None:
+    for name in ("cap", "tools", "parents"):
+        words = claims[name] if name == "cap" or claims.get(name) is not None else []
+        if not isinstance(words, list) or not all(map(is_word, words)):
+            raise CapabilityDenied("invalid_claim", f"{name} is a list of words of 1 to {LONGEST_WORD} characters.")
+    if len(claims.get("parents") or ()) > MOST_PARENTS:
+        raise CapabilityDenied("invalid_claim", f"parents names at most {MOST_PARENTS} tokens.")
+    try:
+        check_limits(claims["limits"] if claims.get("limits") is not None else {})
+    except BadLimits as bad:
+        raise CapabilityDenied("invalid_claim", f"The token's claim limits cannot be used: {bad}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from executions import plan_compiler
+from executions import audit, plan_compiler
 from executions.errors import InvalidPlan, NotFound
 from executions.models import Plan, Tenant
 from executions.plan_document import ExecutablePlan, PlanInvalid, parse
@@ -54,8 +54,17 @@ def store(
         Plan.objects.bulk_create([written], ignore_conflicts=True)
         plan = same.get()
         is_new = plan.pk == written.pk
+        if is_new:
+            _record(plan, by=by)
     _remember(plan.pk, parsed)
     return plan, is_new
+
+
+def _record(plan: Plan, *, by: str) -> None:
+    audit.record(
+        action="plan.stored", subject=f"plan/{plan.plan_hash}", by=by, tenant_id=plan.tenant_id,
+        after={"name": plan.name, "version": plan.version},
+    )  # fmt: skip
 
 
 def fetch_unknown(*, tenant: Tenant, plan_hash: str) -> dict[str, Any] | None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import Any, cast
 
 from django.conf import settings
 from django.db import connection
-from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from executions import limits
@@ -26,7 +24,6 @@ from executions.tool_arguments import check_arguments
 
 MOST_ELIGIBLE = 50
 MOST_NAMED = 10
-SOON = 60  # seconds
 DURATION = """
     SELECT count(*), percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds), percentile_cont(0.9) WITHIN GROUP (ORDER BY seconds)
     FROM (
@@ -131,7 +128,7 @@ def preview(*, tenant: Tenant, principal: str, user: Any, submission: Submission
         approvals=approvals,
         runtime=_fit(plan, submission.runtime),
         estimated_duration=_estimated_duration(run.plan),
-        warnings=list(_warnings(tenant, submission, checked, approvals, now=timezone.now())),
+        warnings=list(_warnings(tenant, submission, checked, approvals)),
         portia_plan=plan.to_json(),
     )
 
@@ -206,14 +203,11 @@ def _estimated_duration(plan: Plan) -> Duration | None:
     return Duration(runs=count, median=round(median, 3), p90=round(p90, 3)) if count else None
 
 
-def _warnings(
-    tenant: Tenant, submission: Submission, checked: Checked, approvals: list[Approval], *, now: datetime
-) -> Iterator[str]:
-    validation, expires = checked.admission.validation, checked.admission.validation.expires_at
+def _warnings(tenant: Tenant, submission: Submission, checked: Checked, approvals: list[Approval]) -> Iterator[str]:
+    validation = checked.admission.validation
     if validation.mode == "development_without_token":
         yield "There is no capability token: production would refuse this."
-    if expires is not None and (left := (expires - now).total_seconds()) < SOON:
-        yield f"The capability token expires in {max(left, 0):.0f} s: submit before that, or with a fresh one."
+    yield from validation.warnings
     if checked.document.tools() and not checked.document.security_context.allowed_tools:
         yield "security_context.allowed_tools is empty: production would refuse this."
     if submission.hooks:
@@ -221,8 +215,18 @@ def _warnings(
     quota = limits.runs_left(tenant)
     if quota and quota.is_exceeded:
         yield f"{quota.limit} runs have not ended, which is the most this tenant may have: just now this would be refused."
+    if validation.expires_at and _waits_ask_for_a_token(checked, approvals):
+        yield (
+            f"After a wait for people that lasts beyond {validation.expires_at:%Y-%m-%d %H:%M:%S} UTC, the end of the capability "
+            "token, the run goes on only when it is resumed with a fresh one (security_context.fresh_capability_after_wait)."
+        )
     yield from _unchecked(submission.runtime, checked)
     yield from _doubts(approvals)
+
+
+def _waits_ask_for_a_token(checked: Checked, approvals: list[Approval]) -> bool:
+    plan = checked.document
+    return plan.security_context.fresh_capability_after_wait and (bool(approvals) or plan.needs_llm)
 
 
 def _doubts(approvals: list[Approval]) -> Iterator[str]:

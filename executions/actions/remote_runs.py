@@ -21,10 +21,11 @@ from typing import Any, TypeVar
 from django.db import transaction
 from django.utils import timezone
 
-from executions.actions import plans, snapshots
-from executions.admission import allowed_tools
-from executions.errors import CapabilityRefused, InvalidPlan
+from executions.actions import denials, plans, snapshots
+from executions.admission import check_still_admitted
+from executions.errors import CapabilityRefused, InvalidPlan, OrchestratorError
 from executions.models import Command, Kind, Run, RunReason, RunStatus, Work
+from executions.plan_document import ExecutablePlan
 from executions.portia.client import portia
 from executions.portia.errors import (
     InvalidState,
@@ -108,7 +109,10 @@ def deliver_commands() -> int:
     """Tell Portia what people asked of their runs; returns rows taken."""
     works = Work.objects.claim(Kind.COMMAND, limit=PARALLEL_CALLS, lease=LEASE)
     runs = _load_runs(works)
-    errands = [Errand(work=work, run=runs[work.run_id]) for work in works if _has_command(work, runs[work.run_id])]
+    errands = []
+    for work in works:
+        with Work.objects.attempt(work):
+            errands += _command(work, runs[work.run_id])
     for errand, answer in _in_parallel(_send_command, errands):
         with Work.objects.attempt(errand.work):
             _settle_command(errand.work, errand.run, _known_answer(answer))
@@ -125,14 +129,25 @@ def _prepare(work: Work, run: Run) -> list[Launch]:
         return []
     try:
         document = plans.parsed(run.plan_id)
-        allowed_tools(plan=document, tenant=run.tenant, token_tools=run.allowed_tools)
+        _narrow(work, run, document)
     except (InvalidPlan, CapabilityRefused) as refused:
         denied = isinstance(refused, CapabilityRefused)
         reason = RunReason.CAPABILITY_DENIED if denied else RunReason.PLAN_REFUSED
-        _fail(run, reason, code=refused.code, message=str(refused), work=work)
+        _fail(run, reason, code=refused.code, message=str(refused), work=work, refused=refused)
         return []
     plan = translate(document, allowed_tools=run.allowed_tools, timeout=run.timeout, retry_policy=run.retry_policy)
     return [Launch(work=work, run=run, plan=plan)]
+
+
+def _narrow(work: Work, run: Run, document: ExecutablePlan) -> None:
+    """Check the run's rights once more, and leave it the tools it may call by now; raises CapabilityRefused.
+
+    A run that Portia may know already keeps its list: the same request has to be sent again.
+    """
+    tools = check_still_admitted(plan=document, tenant=run.tenant, capability=run.capability, tools=run.allowed_tools)
+    if tools != run.allowed_tools and work.attempts - 1 <= run.unsent_attempts:
+        run.allowed_tools = tools
+        run.save(update_fields=["allowed_tools"])
 
 
 def _cancelled_unsent(work: Work) -> bool:
@@ -141,7 +156,7 @@ def _cancelled_unsent(work: Work) -> bool:
         run = Run.objects.select_for_update().get(pk=work.run_id)
         if run.requested != Command.CANCEL or work.attempts - 1 > run.unsent_attempts:
             return False
-        run.transition(RunStatus.CANCELLED, RunReason.CANCEL_REQUESTED, by="orchestrator")
+        run.transition(RunStatus.CANCELLED, RunReason.CANCEL_REQUESTED)
     return True
 
 
@@ -272,12 +287,29 @@ def _sync_delay(run: Run, unchanged: int) -> float:
 # -- commands
 
 
-def _has_command(work: Work, run: Run) -> bool:
-    """Whether there is something to tell; a run that is still being launched gets its command afterwards."""
+def _command(work: Work, run: Run) -> list[Errand]:
+    """What there is to tell, if anything; a run that is still being launched gets its command afterwards."""
+    if run.portia_run_id and _may_not_go_on(work, run):
+        return []
     if run.requested and run.portia_run_id and not run.is_terminal:
-        return True
+        return [Errand(work=work, run=run)]
     Work.objects.done([work])
-    return False
+    return []
+
+
+def _may_not_go_on(work: Work, run: Run) -> bool:
+    """Whether a run to be resumed has lost what let it in; it then ends, here and, in a later try if need be, at Portia."""
+    if run.requested != Command.RESUME and run.reason != RunReason.CAPABILITY_DENIED:
+        return False
+    try:
+        denied = denials.stop(run)
+    except PortiaError as error:
+        logger.warning("run %s: the end of a denied run put off: %s", run.pk, error.message)
+        Work.objects.later(work, delay=_retry_delay(work, error))
+        return True
+    if denied:
+        Work.objects.done([work])
+    return bool(denied)
 
 
 def _send_command(errand: Errand) -> PortiaPlanRun:
@@ -353,11 +385,20 @@ def _retry_delay(work: Work, error: PortiaError) -> float:
 
 
 def _fail(
-    run: Run, reason: RunReason, *, code: str, message: str, work: Work, details: dict[str, Any] | None = None
+    run: Run,
+    reason: RunReason,
+    *,
+    code: str,
+    message: str,
+    work: Work,
+    details: dict[str, Any] | None = None,
+    refused: OrchestratorError | None = None,
 ) -> None:
     with transaction.atomic():
         locked = Run.objects.select_for_update().get(pk=run.pk)
         if not locked.is_terminal:
             error = {"code": code, "message": message, **({"details": details} if details else {})}
+            if isinstance(refused, CapabilityRefused):
+                denials.record_of_run(locked, refused)
             locked.transition(RunStatus.FAILED, reason, by="orchestrator", error=error)
         Work.objects.done([work])

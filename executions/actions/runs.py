@@ -6,6 +6,7 @@ Everything here writes rows only; Portia is told by the jobs in remote_runs.py.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -14,9 +15,10 @@ from uuid import UUID
 from django.db import connection, transaction
 from django.utils import timezone
 
-from executions import events, limits
-from executions.actions import plans
+from executions import audit, events, limits
+from executions.actions import plans, renewals
 from executions.admission import Admission, admit
+from executions.captokens import SignedToken
 from executions.errors import CommandRefused, InvalidRequest, NotFound, VersionChanged
 from executions.feasibility import check_runtime
 from executions.labels import merged
@@ -36,7 +38,7 @@ class Submission:
     variables: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     validate_capabilities: bool = True
-    capability_token: str | None = field(default=None, repr=False)
+    capability_token: SignedToken | None = None  # read before any transaction
     hooks: list[str] = field(default_factory=list)
     retry_policy: dict[str, Any] | None = None
     timeout: float | None = None
@@ -75,6 +77,7 @@ def start(*, tenant: Tenant, principal: str, submission: Submission, user: Any =
         by=principal,
         data={"plan_hash": plan.plan_hash, "triggered_by": run.triggered_by},
     )
+    _record_acceptance(run, plan, by=principal)
     Work.objects.schedule(run.pk, Kind.LAUNCH)
     return run
 
@@ -121,6 +124,11 @@ def steps_of(run: Run) -> list[RunStep]:
     ]
 
 
+ACTION_OF_COMMAND = {
+    Command.PAUSE: "execution.pause_requested",
+    Command.RESUME: "execution.resume_requested",
+    Command.CANCEL: "execution.cancel_requested",
+}
 Versions = frozenset[int] | None  # of a run a command is meant for; None: any
 
 
@@ -132,9 +140,13 @@ def pause(run_id: UUID, *, by: str, versions: Versions = None) -> Run:
     return _request(run_id, Command.PAUSE, by=by, versions=versions)
 
 
-def resume(run_id: UUID, *, by: str, versions: Versions = None) -> Run:
-    """Let a paused run go on, or withdraw a pause that has not taken hold."""
-    return _request(run_id, Command.RESUME, by=by, versions=versions)
+def resume(run_id: UUID, *, by: str, versions: Versions = None, token: SignedToken | None = None) -> Run:
+    """Let a paused run go on, or withdraw a pause that has not taken hold.
+
+    A run that waits for a fresh `token` is let in anew by it; others have no use for one. Raises CapabilityRefused where it is
+    missing or does not do; then nothing has changed.
+    """
+    return _request(run_id, Command.RESUME, by=by, versions=versions, token=token)
 
 
 def cancel(run_id: UUID, *, by: str, versions: Versions = None) -> Run:
@@ -230,7 +242,18 @@ def draft(*, tenant: Tenant, principal: str, user: Any, plan: Plan, submission: 
     )
 
 
-def _request(run_id: UUID, command: Command, *, by: str, versions: Versions) -> Run:
+def _record_acceptance(run: Run, plan: Plan, *, by: str) -> None:
+    capability = {name: run.capability[name] for name in ("mode", "token_id", "subject", "capabilities", "expires_at")}
+    audit.record(
+        action="execution.accepted",
+        subject=f"execution/{run.pk}",
+        by=by,
+        tenant_id=run.tenant_id,
+        after={"plan_hash": plan.plan_hash, "triggered_by": run.triggered_by, "capability": capability},
+    )
+
+
+def _request(run_id: UUID, command: Command, *, by: str, versions: Versions, token: SignedToken | None = None) -> Run:
     with transaction.atomic():
         run = Run.objects.select_for_update().filter(pk=run_id).first()
         if run is None:
@@ -240,11 +263,25 @@ def _request(run_id: UUID, command: Command, *, by: str, versions: Versions) -> 
         if _is_fulfilled(run, command):
             return run
         _check_allowed(run, command)
-        if not _settle_before_launch(run, command, by=by):
+        _note_command(run, command, by=by)
+        if not (_settle_before_launch(run, command) or _settle_held(run, command, by=by, token=token)):
             run.requested = command
             run.touch("requested")
             Work.objects.schedule(run.pk, Kind.COMMAND)
     return run
+
+
+def _note_command(run: Run, command: Command, *, by: str) -> None:
+    run.awaited, run.commanded_by = command, by
+    run.save(update_fields=["awaited", "commanded_by"])
+    audit.record(
+        action=ACTION_OF_COMMAND[command],
+        subject=f"execution/{run.pk}",
+        by=by,
+        tenant_id=run.tenant_id,
+        before={"status": run.status, "reason": run.reason, "requested": run.requested},
+        correlation=run.correlation_id,
+    )
 
 
 def _is_fulfilled(run: Run, command: Command) -> bool:
@@ -255,7 +292,8 @@ def _is_fulfilled(run: Run, command: Command) -> bool:
     if command == Command.PAUSE:
         return run.requested == Command.PAUSE or (held and not run.requested)
     going_on = run.status in (RunStatus.PENDING, RunStatus.RUNNING) and not held
-    return run.requested == Command.RESUME or (going_on and not run.requested)
+    is_resumed = run.requested == Command.RESUME and not renewals.is_held(run)
+    return is_resumed or (going_on and not run.requested)
 
 
 def _check_allowed(run: Run, command: Command) -> None:
@@ -276,7 +314,7 @@ def _check_allowed(run: Run, command: Command) -> None:
     )
 
 
-def _settle_before_launch(run: Run, command: Command, *, by: str) -> bool:
+def _settle_before_launch(run: Run, command: Command) -> bool:
     """Carry the command out here and now while Portia cannot know the run; False where Portia has to be told."""
     if run.portia_run_id or run.status not in (RunStatus.PENDING, RunStatus.PAUSED):
         return False
@@ -285,23 +323,38 @@ def _settle_before_launch(run: Run, command: Command, *, by: str) -> bool:
         return False  # a launch is under way, or one ended without an answer: Portia may know the run
     if command == Command.RESUME:
         if run.status == RunStatus.PAUSED:
-            run.transition(RunStatus.PENDING, RunReason.ACCEPTED, by=by)
+            run.transition(RunStatus.PENDING, RunReason.ACCEPTED)
         Run.objects.filter(pk=run.pk).update(unsent_attempts=0)
         Work.objects.schedule(run.pk, Kind.LAUNCH)
         return True
     Work.objects.filter(run=run, kind=Kind.LAUNCH).delete()
     if command == Command.CANCEL:
-        run.transition(RunStatus.CANCELLED, RunReason.CANCEL_REQUESTED, by=by)
+        run.transition(RunStatus.CANCELLED, RunReason.CANCEL_REQUESTED)
     else:
-        run.transition(RunStatus.PAUSED, RunReason.PAUSE_REQUESTED, by=by)
+        run.transition(RunStatus.PAUSED, RunReason.PAUSE_REQUESTED)
     return True
 
 
-def delete_finished(*, before: datetime, batch: int = 500) -> int:
+def _settle_held(run: Run, command: Command, *, by: str, token: SignedToken | None) -> bool:
+    """End the hold of a run that is kept back here; False for any other, and any other command: those Portia is told.
+
+    It would refuse to resume a run that waits for an answer. A pause that a person asked for stays, until it is resumed itself.
+    """
+    if command != Command.RESUME or not renewals.is_held(run):
+        return False
+    run.awaited = ""  # saved with the renewal
+    renewals.renew(run, token=token, by=by)
+    return True
+
+
+def delete_finished(*, before: datetime, batch: int = 500, by: str = "command line") -> int:
     """Delete runs that ended before this moment (UTC), some at a time so that no lock is held long; returns how many."""
     deleted = 0
-    while ids := list(Run.objects.finished_before(before).values_list("pk", flat=True)[:batch]):
+    while found := list(Run.objects.finished_before(before).values_list("tenant", "pk")[:batch]):
         with transaction.atomic():
-            Run.objects.filter(pk__in=ids).delete()
-        deleted += len(ids)
+            Run.objects.filter(pk__in=[pk for _, pk in found]).delete()
+            for tenant_id, count in sorted(Counter(tenant_id for tenant_id, _ in found).items()):
+                after = {"count": count, "finished_before": audit.written(before)}
+                audit.record(action="execution.deleted", subject="executions", by=by, tenant_id=tenant_id, after=after)
+        deleted += len(found)
     return deleted

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from executions import events
+from executions.actions import renewals
 from executions.models import Kind, Run, RunReason, RunStatus, RunStep, Work
 from executions.models.run import TERMINAL
 from executions.portia.wire import PortiaPlanRun, StepState
@@ -60,6 +61,8 @@ def apply(run: Run, remote: PortiaPlanRun) -> bool:
 def _follow(run: Run, remote: PortiaPlanRun, *, also: tuple[str, ...]) -> None:
     """Move the run to where the snapshot says it is and save it; a status word we do not know moves nothing."""
     status, reason = _meaning(remote) or (run.status, run.reason)
+    if renewals.is_held(run) and remote.pending_clarifications and status not in TERMINAL:
+        status, reason = run.status, run.reason  # kept back here, whatever else goes on there
     error = None
     if status == RunStatus.FAILED:
         error = {"code": "failed", **remote.error_details, "message": remote.error_message or ""}

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from joserfc import jws, jwt
 from joserfc.jwk import OctKey, OKPKey, RSAKey
 
-from executions.capabilities import CapabilityDenied, CapabilityValidation, covers, issue, verify
+from executions.capabilities import Capability, CapabilityDenied, CapabilityValidation, covers, granted, issue
+from executions.captokens import read
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 KEY = OKPKey.generate_key("Ed25519")
@@ -45,6 +46,10 @@ def token_of(**changes) -> str:
         "now": NOW,
     }
     return issue(**facts | changes)
+
+
+def verify(token: str, *, tenant: str, required, now: datetime) -> Capability:
+    return granted(read(token, tenant=tenant).claims, tenant=tenant, required=required, now=now)
 
 
 def claims_of(token: str) -> dict:
@@ -321,7 +326,7 @@ def test_a_key_for_encryption_is_none_for_signatures(key_set):
 
 def test_the_record_of_an_accepted_token_is_json_without_the_token():
     token = token_of(tools=["echo"])
-    record = CapabilityValidation.of(verify(token, tenant="acme", required=[], now=NOW)).to_json()
+    record = CapabilityValidation.of(verify(token, tenant="acme", required=[], now=NOW), now=NOW).to_json()
     assert json.loads(json.dumps(record)) == record
     assert (record["valid"], record["mode"], record["subject"]) == (True, "token", "alice")
     assert record["expires_at"] == "2026-03-01T12:05:00+00:00"
@@ -329,7 +334,7 @@ def test_the_record_of_an_accepted_token_is_json_without_the_token():
 
 
 def test_the_record_of_development_without_token_says_so():
-    record = CapabilityValidation.of(None).to_json()
+    record = CapabilityValidation.of(None, now=NOW).to_json()
     assert (record["valid"], record["mode"], record["expires_at"]) == (True, "development_without_token", None)
 
 
@@ -367,9 +372,9 @@ def test_a_key_is_not_overwritten_but_rotated(files):
     run("create_signing_key", **files)
     options = ["--tenant", "acme", "--subject", "alice", "--cap", "a:b", "--key", files["private"]]
     old = run("issue_captoken", *options)
-    with pytest.raises(CommandError, match="--rotate"):
+    with pytest.raises(CommandError, match="rotate_signing_key"):
         run("create_signing_key", **files)
-    run("create_signing_key", **files, rotate=True)
+    run("rotate_signing_key", **files)
     for token in (old, run("issue_captoken", *options)):
         assert verify(token, tenant="acme", required=["a:b"], now=datetime.now(UTC))
 

@@ -1,6 +1,6 @@
 """Make an API key and show it once."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib.auth import get_user_model
@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from executions.actions.tenants import create_api_key
 from executions.errors import OrchestratorError
+from executions.management.keys import add_by
 from executions.models import Scope, Tenant
 
 SERVICE_SCOPES = [Scope.EXECUTE, Scope.READ, Scope.CONTROL]
@@ -32,20 +33,30 @@ class Command(BaseCommand):
         )
         parser.add_argument("--user", help="user name of the person the key belongs to; needed for the scope decide")
         parser.add_argument("--days", type=int, help="days until the key expires (default: never)")
+        add_by(parser)
 
     def handle(self, *args: Any, tenant: str, principal: str, **options: Any) -> None:
         try:
             key, secret = create_api_key(
+                by=options["by"],
                 tenant=self._tenant(tenant),
                 principal=principal,
                 scopes=options["scope"] or SERVICE_SCOPES,
                 user=self._user(options["user"]),
-                expires_at=timezone.now() + timedelta(days=options["days"]) if options["days"] is not None else None,
+                expires_at=self._end(options["days"]),
             )
         except OrchestratorError as error:
             raise CommandError(str(error)) from None
         self.stderr.write(f"Key {key.prefix}… of {principal} at {tenant}, scopes {', '.join(key.scopes)}. Keep it now:")
         self.stdout.write(secret)
+
+    def _end(self, days: int | None) -> datetime | None:
+        try:
+            return None if days is None else timezone.now() + timedelta(days=days)
+        except OverflowError:
+            raise CommandError(
+                "--days: so many days are beyond the calendar; leave it out for a key that stays."
+            ) from None
 
     def _tenant(self, identifier: str) -> Tenant:
         found = Tenant.objects.filter(identifier=identifier).first()

@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 from rich.console import Console
 
-from executions.actions import previews, runs
+from executions.actions import captokens, denials, previews, runs
 from executions.actions.runs import Submission
 from executions.api.serializers import RunSerializer
 from executions.errors import OrchestratorError
@@ -52,24 +52,30 @@ class Command(BaseCommand):
         if options["json"] and not options["dry_run"]:
             raise CommandError("--json: only a dry run is shown as JSON; add --dry-run.", returncode=REFUSED)
         tenant = self._tenant(options["tenant"])
-        submission = Submission(
-            executable_plan=self._read(options["plan"]),
+        who = options["triggered_by"]
+        try:
+            with denials.recorded(tenant=tenant, by=who):
+                submission = self._submission(tenant, options)
+                if options["dry_run"]:
+                    self._show(tenant, submission, as_json=options["json"])
+                    return
+                with transaction.atomic(durable=True):
+                    run = runs.start(tenant=tenant, principal=who, submission=submission)
+        except OrchestratorError as error:
+            raise CommandError(_sentence(error), returncode=REFUSED) from None
+        self._follow(run, options["wait"])
+
+    def _submission(self, tenant: Tenant, options: dict[str, Any]) -> Submission:
+        document = self._read(options["plan"])
+        return Submission(
+            executable_plan=document,
             parameters=_pairs("--param", options["param"]),
             variables=_pairs("--variable", options["variable"]),
-            capability_token=options["capability_token"],
+            capability_token=captokens.present(options["capability_token"], tenant=tenant, document=document),
             triggered_by=options["triggered_by"],
             correlation_id=secrets.token_hex(16),
             runtime=portia().known_runtime(tenant=tenant.identifier),
         )
-        try:
-            if options["dry_run"]:
-                self._show(tenant, submission, as_json=options["json"])
-                return
-            with transaction.atomic(durable=True):
-                run = runs.start(tenant=tenant, principal=options["triggered_by"], submission=submission)
-        except OrchestratorError as error:
-            raise CommandError(_sentence(error), returncode=REFUSED) from None
-        self._follow(run, options["wait"])
 
     def _show(self, tenant: Tenant, submission: Submission, *, as_json: bool) -> None:
         seen = previews.preview(tenant=tenant, principal=submission.triggered_by, user=None, submission=submission)

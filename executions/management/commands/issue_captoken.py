@@ -10,11 +10,10 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from joserfc.errors import JoseError
-from joserfc.jwk import OKPKey
 
+from executions.argument_limits import BadLimits, check_limits
 from executions.capabilities import LONGEST_LIFETIME, issue
-from executions.management.commands.create_signing_key import private_key_file
+from executions.captoken_keys import UnusableKey, private_key
 
 
 class Command(BaseCommand):
@@ -24,15 +23,26 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
+        default_key = settings.CAPTOKENS_SIGNING_KEY_FILE
         parser.add_argument("--tenant", required=True, help="identifier of the tenant the token is for")
         parser.add_argument("--subject", required=True, help="on whose behalf the plan runs")
         parser.add_argument("--cap", action="append", required=True, help="a capability, e.g. payments:*; repeatable")
         parser.add_argument("--tool", action="append", help="an allowed tool; repeatable; without: no restriction")
+        parser.add_argument("--limits", default="{}", help="schemas of arguments by tool, as JSON")
         parser.add_argument("--ttl", type=int, default=LONGEST_LIFETIME, help="seconds, default and limit %(default)s")
-        parser.add_argument("--key", type=Path, default=private_key_file(), help="private JWK, default: %(default)s")
+        parser.add_argument("--key", type=Path, default=default_key, help="private JWK, default: %(default)s")
 
     def handle(
-        self, *, tenant: str, subject: str, cap: list[str], tool: list[str] | None, ttl: int, key: Path, **_: Any
+        self,
+        *,
+        tenant: str,
+        subject: str,
+        cap: list[str],
+        tool: list[str] | None,
+        limits: str,
+        ttl: int,
+        key: Path,
+        **_: Any,
     ) -> None:
         try:
             token = issue(
@@ -42,22 +52,21 @@ class Command(BaseCommand):
                 subject=subject,
                 capabilities=cap,
                 tools=tool,
+                limits=_limits(limits),
                 lifetime=ttl,
                 now=datetime.now(UTC),
             )
         except ValueError as error:
             raise CommandError(f"--ttl: {error}") from None
+        except UnusableKey as error:
+            raise CommandError(str(error)) from None
         self.stdout.write(token)
 
 
-def private_key(path: Path) -> OKPKey:
-    """The signing key in the file; CommandError when there is none."""
-    if not path.exists():
-        raise CommandError(f"{path} is not there: run `manage.py create_signing_key` first or name a file with --key.")
+def _limits(text: str) -> dict[str, Any]:
     try:
-        key = OKPKey.import_key(json.loads(path.read_text()))
-    except (JoseError, ValueError, TypeError, KeyError):
-        raise CommandError(f"{path} is not an Ed25519 JWK.") from None
-    if not key.is_private or key.curve_name != "Ed25519":
-        raise CommandError(f"{path} is not a private Ed25519 JWK.")
-    return key
+        limits: dict[str, Any] = json.loads(text)
+        check_limits(limits)
+    except (BadLimits, ValueError, RecursionError) as error:
+        raise CommandError(f"--limits: {error}") from None
+    return limits
