@@ -16,7 +16,8 @@ from django.utils import timezone
 
 from approvals_bridge import answers, policy
 from approvals_bridge.models import DECIDED, Clarification, ClarificationStatus, Decision, Vote
-from executions import events
+from executions import audit, events
+from executions.actions import denials, renewals
 from executions.canonical_json import digest
 from executions.errors import InvalidRequest, NotFound, StaleSubject
 from executions.models import Kind, Run, Work
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 BATCH = 1  # each row is one or two calls in turn, which have to end within the lease
 LEASE = 15.0  # seconds
+HELD_RETRY = 30.0  # a look at a run that waits for a fresh token, which may be revoked meanwhile, or end
 
 STATUS_AFTER = {
     Decision.APPROVE: ClarificationStatus.APPROVED,
@@ -41,6 +43,12 @@ EVENT_OF_STATUS = {
     ClarificationStatus.REJECTED: events.CLARIFICATION_REJECTED,
     ClarificationStatus.TIMEOUT: events.CLARIFICATION_TIMEOUT,
     ClarificationStatus.CANCELLED: events.CLARIFICATION_CANCELLED,
+}
+AUDITED_STATUS = {
+    ClarificationStatus.APPROVED: "clarification.approved",
+    ClarificationStatus.REJECTED: "clarification.rejected",
+    ClarificationStatus.TIMEOUT: "clarification.timeout",
+    ClarificationStatus.CANCELLED: "clarification.cancelled",
 }
 RESOLVED_BY_RUN = ("run_cancelled", "run_failed")
 
@@ -85,6 +93,9 @@ def decide(
             reason=reason,
             action_digest=clarification.action_digest,
             source=source,
+        )
+        _audit(
+            clarification, "clarification.voted", by=user.get_username(), reason=reason, after={"decision": decision}
         )
         clarification.response = answer
         _close(clarification, STATUS_AFTER[Decision(decision)], by=user.get_username(), reason=reason)
@@ -172,6 +183,7 @@ def _create(run: Run, remote: PortiaClarification, seal: str, *, nth: int) -> Cl
         deadline=remote.timeout_at,
     )
     _record(clarification, events.CLARIFICATION_REQUESTED, by="portia")
+    _audit(clarification, "clarification.requested", by="portia", after={"status": clarification.status})
     return clarification
 
 
@@ -263,6 +275,25 @@ def _close(clarification: Clarification, status: ClarificationStatus, *, by: str
         update_fields=["status", "decision_reason", "decided_at", "decided_by", "response", "delivered_at"]
     )
     _record(clarification, EVENT_OF_STATUS[status], by=by)
+    _audit(clarification, AUDITED_STATUS[status], by=by, reason=reason, after={"status": status})
+
+
+def _audit(clarification: Clarification, action: str, *, by: str, after: dict[str, Any], reason: str = "") -> None:
+    """Put into the audit log what was done, never the answer's value: people are asked for anything."""
+    audit.record(
+        action=action,
+        subject=f"clarification/{clarification.pk}",
+        by=by,
+        tenant_id=clarification.tenant_id,
+        reason=reason,
+        after={
+            **after,
+            "run_id": str(clarification.run_id),
+            "category": clarification.category,
+            "action_digest": clarification.action_digest,
+        },
+        correlation=clarification.run.correlation_id,
+    )
 
 
 def _record(clarification: Clarification, kind: str, *, by: str) -> None:
@@ -291,9 +322,14 @@ def _deliver_run(work: Work) -> None:
 
 
 def _deliver(work: Work, clarification: Clarification) -> bool:
-    """Bring one decision to Portia; False where it has to be tried again."""
+    """Bring one decision to Portia, unless the run may not go on, or not yet; False where it has to be tried again."""
     try:
-        _respond(clarification)
+        denied = denials.stop(clarification.run)
+        if not denied and renewals.hold(clarification.run):
+            Work.objects.later(work, delay=HELD_RETRY, attempts=0)
+            return False
+        if not denied:
+            _respond(clarification)
     except (AlreadyResolved, StaleAtPortia, ClarificationNotFound, RunNotFound) as overtaken:
         _settle_delivery(clarification, error=overtaken.message)
     except PortiaError as error:
@@ -304,7 +340,7 @@ def _deliver(work: Work, clarification: Clarification) -> bool:
         logger.error("clarification %s: Portia refused the answer: %s", clarification.pk, error.message)
         _settle_delivery(clarification, error=error.message)
     else:
-        _settle_delivery(clarification, error="")
+        _settle_delivery(clarification, error=denied)
     return True
 
 
@@ -331,6 +367,8 @@ def _settle_delivery(clarification: Clarification, *, error: str) -> None:
             return
         fresh.delivered_at, fresh.delivery_error = timezone.now(), error
         fresh.save(update_fields=["delivered_at", "delivery_error"])
+        delivery = {"status": fresh.status, "error": error}
+        _audit(fresh, "clarification.delivered", by="orchestrator", after=delivery)
         if not error:
             _record(fresh, events.CLARIFICATION_DELIVERED, by="orchestrator")
         else:

@@ -12,7 +12,7 @@ from typing import Any
 
 from approvals_bridge.models import Category, Clarification, ClarificationStatus
 from executions.errors import Conflict, Forbidden, Gone, OrchestratorError
-from executions.models import Tenant
+from executions.models import ApiKey, Tenant
 
 PERMISSION = "approvals_bridge.decide_clarification"
 GROUP_PREFIX = "group:"
@@ -33,6 +33,7 @@ class Person:
     username: str
     names: frozenset[str]
     groups: frozenset[str]
+    keys_made_for: frozenset[str]  # principals: whoever makes a key has seen its secret
     may_decide: bool
     belongs: bool
 
@@ -102,13 +103,22 @@ def _looked_up(user: Any, tenant: Tenant) -> Person:
         username=user.get_username(),
         names=names_of(user),
         groups=groups_of(user.groups.values_list("name", flat=True)),
+        keys_made_for=frozenset(
+            ApiKey.objects.filter(tenant=tenant, created_by__in=names_of(user)).values_list("principal", flat=True)
+        ),
         may_decide=user.is_active and user.has_perm(PERMISSION),
         belongs=user.is_superuser or tenant.members.filter(pk=user.pk).exists(),
     )
 
 
 def _has_asked(clarification: Clarification, person: Person) -> bool:
-    """Four eyes: who triggered or submitted the run, wrote its plan or is named by its token does not decide about it."""
+    """Four eyes: who triggered or submitted the run, wrote its plan or is named by a token of it does not decide about it.
+
+    Nor does who made a key for the service that did, and so could have done it in its name.
+    """
     run = clarification.run
-    names = {run.triggered_by, run.requested_by, run.plan.created_by, run.capability.get("subject")}
+    subjects = [run.capability.get("subject"), *run.capability.get("former_subjects", ())]
+    names = {run.triggered_by, run.requested_by, run.plan.created_by, *subjects}
+    if person.keys_made_for & {run.requested_by, run.plan.created_by}:
+        return True
     return bool(person.names & names) or person.user_id in (run.requested_by_user_id, run.plan.created_by_user_id)

@@ -10,5 +10,6 @@ class ExecutionsConfig(AppConfig):
     verbose_name = "Executions"
 
     def ready(self) -> None:
-        """Let drf-spectacular know how the API key looks."""
+        """Let drf-spectacular know how the API key looks, and the audit log of who logs in; register the system checks."""
+        from executions import checks, staff_sessions  # noqa: F401
         from executions.api import schema  # noqa: F401

@@ -7,7 +7,8 @@ OrchestratorError
 ├── Conflict                  409
 │   ├── CommandRefused             the run's status does not allow the command
 │   ├── TransitionRefused          a change the transition table does not have
-│   └── StaleSubject               the action is not the one that was shown
+│   ├── StaleSubject               the action is not the one that was shown
+│   └── NoSigningKey               this service does not issue capability tokens
 ├── VersionChanged            412  the object is no longer the one the caller saw
 ├── Forbidden                 403  known, but not allowed
 │   └── CapabilityRefused          the capability token or a tool list says no
@@ -82,10 +83,22 @@ class TransitionRefused(Conflict):
         super().__init__(f"Run {run.pk} is {run.status}/{run.reason} and cannot become {to}.")
 
 
+class NotEnded(Conflict):
+    """The run has not ended; wait for its end (`Prefer: wait`), then ask again."""
+
+    code = "not-ended"
+
+
 class StaleSubject(Conflict):
     """What would run is not what was shown; look at it again."""
 
     code = "stale-subject"
+
+
+class NoSigningKey(Conflict):
+    """This service holds no key to sign capability tokens with: run `manage.py create_signing_key`."""
+
+    code = "no-signing-key"
 
 
 class VersionChanged(OrchestratorError):

@@ -30,6 +30,7 @@ from django.utils import timezone
 from psycopg.errors import LockNotAvailable
 from psycopg.types.json import Jsonb
 
+from executions import audit
 from executions.canonical_json import NotCanonical, canonical_json, digest, flaws
 from executions.errors import IdempotencyKeyReused, InvalidRequest, NotFound, RequestInProgress
 from executions.locks import lock_number
@@ -257,6 +258,10 @@ def release(*, tenant: Tenant, principal: str, key: str, by: str, reason: str) -
     record.released_by, record.release_reason = by, reason
     record.response_body, record.expires_at = b"", record.released_at + RELEASES_KEPT
     record.save(update_fields=["released_at", "released_by", "release_reason", "response_body", "expires_at"])
+    audit.record(
+        action="idempotency_key.released", subject=f"idempotency_key/{record.pk}", by=by, tenant_id=tenant.pk, reason=reason,
+        before={"key": key, "principal": principal, "route": record.route, "response_status": record.response_status},
+    )  # fmt: skip
     return record
 
 

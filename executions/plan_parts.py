@@ -173,7 +173,10 @@ class ResourceRequirements(Part):
 
 
 class SecurityContext(Part):
-    """What a plan may do and who must agree. An empty `allowed_tools` restricts nothing here; the tenant's list still does."""
+    """What a plan may do and who must agree. An empty `allowed_tools` restricts nothing here; the tenant's list still does.
+
+    `fresh_capability_after_wait`: a run that outlives its token while people decide goes on only with a fresh one.
+    """
 
     allowed_tools: Names = []
     required_capabilities: Names = []
@@ -182,6 +185,7 @@ class SecurityContext(Part):
     approval_rules: Names = []
     data_classification: Title | None = None
     pii_handling: Title | None = None
+    fresh_capability_after_wait: bool = False
 
 
 class Configuration(Part):

@@ -47,9 +47,10 @@ class Fitting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Call:
+class Call:
     """A step's call of a tool: the arguments given in the plan, with the pointer to them and to the step."""
 
+    step_id: str
     tool: str
     pointer: str
     below: str
@@ -72,7 +73,7 @@ def check_arguments(document: ExecutablePlan, schemas: Schemas) -> Fitting:
     """Look at every step whose tool has a schema; the first 500 misfits will do."""
     found = Fitting()
     with time_limit(SECONDS):
-        for call in _calls(document, schemas):
+        for call in calls(document, schemas):
             schema = schemas[call.tool]
             try:
                 if schema is None:
@@ -87,18 +88,19 @@ def check_arguments(document: ExecutablePlan, schemas: Schemas) -> Fitting:
     return found
 
 
-def _calls(document: ExecutablePlan, schemas: Schemas) -> Iterator[_Call]:
+def calls(document: ExecutablePlan, tools: Collection[str]) -> Iterator[Call]:
+    """Every call of one of these tools."""
     for pointer, step in document.every_step():
         tool = step.called_tool
-        if tool and tool in schemas and step.step_type in ("action", "loop"):
+        if tool and tool in tools and step.step_type in ("action", "loop"):
             yield _call(tool, step, pointer)
 
 
-def _call(tool: str, step: Step, pointer: str) -> _Call:
+def _call(tool: str, step: Step, pointer: str) -> Call:
+    arguments, below, inputs = step.parameters, "/parameters", list(step.inputs)
     if step.step_type == "loop":
-        arguments, below, inputs = step.parameters.get("arguments", {}), "/parameters/arguments", ()
-        return _Call(tool=tool, pointer=pointer, below=below, arguments=arguments, inputs=inputs)
-    return _Call(tool=tool, pointer=pointer, below="/parameters", arguments=step.parameters, inputs=step.inputs.keys())
+        arguments, below, inputs = step.parameters.get("arguments", {}), "/parameters/arguments", []
+    return Call(step_id=step.step_id, tool=tool, pointer=pointer, below=below, arguments=arguments, inputs=inputs)
 
 
 def _has_template(value: Any) -> bool:
@@ -112,7 +114,7 @@ def _has_template(value: Any) -> bool:
 # -- what to say
 
 
-def _misfits(call: _Call, error: ValidationError) -> Iterator[Misfit]:
+def _misfits(call: Call, error: ValidationError) -> Iterator[Misfit]:
     path = [str(one) for one in error.absolute_path]
     names = (
         [name for name in error.instance if name not in error.schema.get("properties", ())] if _is_extra(error) else []

@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django_q import admin as stock  # registers its pages, which are taken out below
 from django_q.models import Failure, OrmQ, Schedule, Success
 
 from executions.admin.base import ListAdmin
-from orchestrator_project.models import JobSlot, WorkerNode
+from orchestrator_project.login_throttle import unlock
+from orchestrator_project.models import JobSlot, LoginAttempts, WorkerNode
 
 for model in (Schedule, Success, Failure, OrmQ):
     stock.admin.site.unregister(model)
@@ -49,3 +51,27 @@ class WorkerNodeAdmin(ReadOnlyAdmin):
     """Worker clusters and when they were last at work."""
 
     list_display = ["host", "pid", "started_at", "beat_at"]
+
+
+@admin.register(LoginAttempts)
+class LoginAttemptsAdmin(ReadOnlyAdmin):
+    """Who, and which addresses, failed to sign in of late; to delete is to unlock. Superusers only."""
+
+    list_display = ["__str__", "kind", "failures", "last_at", "free_at"]
+    list_filter = ["kind"]
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Superusers."""
+        return request.user.is_superuser
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Superusers."""
+        return request.user.is_superuser
+
+    def delete_model(self, request: HttpRequest, obj: LoginAttempts) -> None:
+        """Unlock it."""
+        unlock([obj], by=request.user.get_username())
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[LoginAttempts]) -> None:
+        """Unlock them."""
+        unlock(queryset, by=request.user.get_username())

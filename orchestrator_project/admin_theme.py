@@ -47,14 +47,9 @@ UNFOLD: dict[str, Any] = {
     "ENVIRONMENT": "orchestrator_project.admin_theme.environment",
     "DASHBOARD_CALLBACK": "approvals_bridge.dashboard.dashboard",
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": _static("executions/favicon.svg")}],
-    "STYLES": [_static("executions/admin.css")],
+    "STYLES": [_static("executions/theme.css"), _static("executions/admin.css")],
     "SCRIPTS": [_static("executions/live.js")],
-    "COLORS": {
-        "primary": {
-            "50": "#f0f6ff", "100": "#dfeafe", "200": "#b9d3fd", "300": "#84b2fa", "400": "#5b94f5", "500": "#2f6fe8",
-            "600": "#1d57cb", "700": "#1a47a4", "800": "#1a3d85", "900": "#1a356d", "950": "#122148",
-        },
-    },
+    "COLORS": lambda request: {},  # they stand in theme.css: unfold would write them into each page as an inline style
     "SIDEBAR": {
         "navigation": [
             {
@@ -73,6 +68,7 @@ UNFOLD: dict[str, Any] = {
                 "collapsible": True,
                 "items": [
                     _item("Events", "history", "executions_event", "executions.view_event"),
+                    _item("Audit log", "verified_user", "executions_auditentry", "executions.view_auditentry"),
                     _item(
                         "Idempotency records", "repeat", "executions_idempotencyrecord",
                         "executions.view_idempotencyrecord",
@@ -86,8 +82,13 @@ UNFOLD: dict[str, Any] = {
                 "items": [
                     _item("Tenants", "apartment", "executions_tenant", "executions.view_tenant"),
                     _item("API keys", "key", "executions_apikey", "executions.view_apikey"),
+                    _item("Revoked tokens", "block", "executions_revokedtoken", "executions.view_revokedtoken"),
                     _item("Users", "person", "auth_user", "auth.view_user"),
                     _item("Groups", "group", "auth_group", "auth.view_group"),
+                    _item(
+                        "Login attempts", "lock_clock", "orchestrator_project_loginattempts",
+                        "orchestrator_project.view_loginattempts",
+                    ),
                 ],
             },
         ],

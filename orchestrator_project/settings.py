@@ -16,13 +16,21 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from django.core.exceptions import ImproperlyConfigured
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from orchestrator_project.admin_theme import LOGIN_REDIRECT_URL, UNFOLD  # noqa: F401 - read by Django and unfold
+from orchestrator_project.secret_files import SecretFiles, is_open, is_secret
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 Words = Annotated[list[str], NoDecode]
+Secrets = Annotated[list[SecretStr], NoDecode]
 
 
 class Environment(BaseSettings):
@@ -32,7 +40,7 @@ class Environment(BaseSettings):
 
     anumate_env: Literal["development", "production"] = "production"
     secret_key: SecretStr | None = None
-    secret_key_fallbacks: Words = []
+    secret_key_fallbacks: Secrets = []
     database_url: SecretStr | None = None
     data_dir: Path = BASE_DIR / ".data"
     allowed_hosts: Words = []
@@ -54,14 +62,45 @@ class Environment(BaseSettings):
     portia_http_allowed_hosts: Words = []
 
     captokens_jwks_file: Path | None = None
+    captokens_jwks_url: str = ""
     captokens_issuer: str = ""
+    captokens_base_url: str = ""
+    captokens_api_key: SecretStr | None = None
+    captokens_signing_key_file: Path | None = None
+    captokens_expiry_warning: int = Field(60, ge=0, le=300)
+
+    audit_signing_key_file: Path | None = None
+    audit_old_keys_file: Path | None = None
+    audit_checkpoint_interval: int = Field(300, ge=1)
 
     idempotency_ttl: int = Field(86_400, ge=60)
     deduplication_ttl: int = Field(600, ge=1)
     max_request_bytes: int = Field(2_000_000, ge=10_000)
+    session_idle: int = Field(28_800, ge=60)
+    session_max_age: int = Field(86_400, ge=300)
 
     email_url: SecretStr | None = None
     default_from_email: str = "orchestrator@localhost"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read NAME_FILE besides the environment and `.env`."""
+        read = [one.env_vars for one in (dotenv_settings, env_settings) if isinstance(one, EnvSettingsSource)]
+        files = SecretFiles(settings_cls, {name: value for source in read for name, value in source.items()})
+        return files, env_settings, dotenv_settings
+
+    def secret_values(self) -> list[str]:
+        """Every secret that is set, for the log's filter."""
+        given = [getattr(self, name) for name, field in type(self).model_fields.items() if is_secret(field)]
+        flat = [one for value in given for one in (value if isinstance(value, list) else [value]) if one is not None]
+        return [one.get_secret_value() for one in flat]
 
     @field_validator(
         "secret_key_fallbacks", "allowed_hosts", "csrf_trusted_origins", "portia_runtime_tools",
@@ -71,7 +110,9 @@ class Environment(BaseSettings):
     def _split_at_commas(cls, value: Any) -> Any:
         return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
-    @field_validator("portia_base_url", "plan_compiler_base_url", "public_url")
+    @field_validator(
+        "portia_base_url", "plan_compiler_base_url", "public_url", "captokens_base_url", "captokens_jwks_url"
+    )
     @classmethod
     def _is_an_address(cls, value: str) -> str:
         parts = urlsplit(value)
@@ -85,7 +126,7 @@ class Environment(BaseSettings):
             raise ValueError("give http(s)://host[:port], without user, password, query and fragment")
         return value
 
-    @field_validator("portia_api_key", "plan_compiler_api_key")
+    @field_validator("portia_api_key", "plan_compiler_api_key", "captokens_api_key")
     @classmethod
     def _can_be_sent(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
@@ -116,9 +157,19 @@ def _check_production(environment: Environment) -> None:
         ("PORTIA_API_KEY", environment.portia_api_key is None, "the key the Portia Runtime expects from us"),
         (
             "CAPTOKENS_JWKS_FILE",
-            environment.captokens_jwks_file is None,
-            "public keys that sign capability tokens (JWKS)",
+            not (environment.captokens_jwks_file or environment.captokens_jwks_url or environment.captokens_base_url),
+            "public keys that sign capability tokens (JWKS); or set CAPTOKENS_JWKS_URL or CAPTOKENS_BASE_URL",
         ),
+        (
+            "AUDIT_SIGNING_KEY_FILE",
+            environment.audit_signing_key_file is None,
+            "the private Ed25519 key that signs audit checkpoints and receipts; `openssl genpkey -algorithm ed25519` makes one",
+        ),
+    ]
+    key_files = {name: getattr(environment, name) for name in Environment.model_fields if name.endswith("_key_file")}
+    problems += [
+        (name.upper(), bool(p and is_open(p)), f"everybody may read {p}: chmod o-rwx it")
+        for name, p in key_files.items()
     ]
     missing = [f"  {name}: {fix}" for name, wrong, fix in problems if wrong]
     if missing:
@@ -172,6 +223,7 @@ ANUMATE_ENV = ENV.anumate_env
 IS_PRODUCTION = ANUMATE_ENV == "production"
 DATA_DIR = ENV.data_dir.resolve()
 PUBLIC_URL = ENV.public_url.rstrip("/")
+BEHIND_TLS_PROXY = ENV.behind_tls_proxy
 PORTIA_BASE_URL = (ENV.portia_base_url or "http://127.0.0.1:8080").rstrip("/")
 PORTIA_API_KEY = _secret(ENV.portia_api_key, "portia_api_key")
 PORTIA_CONNECT_TIMEOUT = ENV.portia_connect_timeout
@@ -182,14 +234,22 @@ PORTIA_RUNTIME_TOOLS = ENV.portia_runtime_tools
 PORTIA_RUNTIME_WORKERS = ENV.portia_runtime_workers
 PORTIA_HTTP_ALLOWED_HOSTS = ENV.portia_http_allowed_hosts
 CAPTOKENS_JWKS_FILE = ENV.captokens_jwks_file
+CAPTOKENS_JWKS_URL = ENV.captokens_jwks_url
 CAPTOKENS_ISSUER = ENV.captokens_issuer
+CAPTOKENS_BASE_URL = ENV.captokens_base_url.rstrip("/")
+CAPTOKENS_API_KEY = ENV.captokens_api_key.get_secret_value() if ENV.captokens_api_key else ""
+CAPTOKENS_SIGNING_KEY_FILE = ENV.captokens_signing_key_file or DATA_DIR / "secrets" / "captokens_private.jwk"
+CAPTOKENS_EXPIRY_WARNING = ENV.captokens_expiry_warning
+AUDIT_SIGNING_KEY_FILE = ENV.audit_signing_key_file or DATA_DIR / "secrets" / "audit_signing.pem"
+AUDIT_OLD_KEYS_FILE = ENV.audit_old_keys_file
+AUDIT_CHECKPOINT_INTERVAL = ENV.audit_checkpoint_interval
 IDEMPOTENCY_TTL = ENV.idempotency_ttl
 DEDUPLICATION_TTL = ENV.deduplication_ttl
 
 # -- Django
 
 SECRET_KEY = _secret(ENV.secret_key, "secret_key")
-SECRET_KEY_FALLBACKS = ENV.secret_key_fallbacks
+SECRET_KEY_FALLBACKS = [one.get_secret_value() for one in ENV.secret_key_fallbacks]
 DEBUG = False
 ALLOWED_HOSTS = ENV.allowed_hosts or ["127.0.0.1", "localhost", "[::1]"]
 CSRF_TRUSTED_ORIGINS = ENV.csrf_trusted_origins
@@ -227,12 +287,17 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "orchestrator_project.content_security.ContentSecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "orchestrator_project.telemetry.CorrelationMiddleware",
+    "executions.audit.OriginMiddleware",
+    "executions.tenancy.TenancyMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "orchestrator_project.sessions.SessionLimitsMiddleware",
+    "executions.tenancy.StaffTenancyMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -268,9 +333,13 @@ AUTH_PASSWORD_VALIDATORS = [
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
-SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"  # links in mails lead to pages of the admin
+SESSION_IDLE = ENV.session_idle
+SESSION_MAX_AGE = SESSION_COOKIE_AGE = ENV.session_max_age
 if IS_PRODUCTION:
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+    SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = "__Host-sessionid", "__Host-csrftoken"  # of this very host, by TLS only
     SECURE_HSTS_SECONDS = 31_536_000
     SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = True
     SECURE_SSL_REDIRECT = True
@@ -281,6 +350,7 @@ if IS_PRODUCTION:
 # -- mail: SMTP by EMAIL_URL (smtp://user:password@host:587?tls=1), else files under the data folder
 
 DEFAULT_FROM_EMAIL = ENV.default_from_email
+EMAIL_HOST_PASSWORD = ""
 if ENV.email_url is None:
     EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
     EMAIL_FILE_PATH = DATA_DIR / "mail"
@@ -372,17 +442,34 @@ JOBS_TICK = 0.5
 JOBS_SLOT_TTL = 3
 JOBS_KICK_BUDGET = 5
 
-# Who could decide what a run will ask: by path, because executions must not import those who ask people.
+# Who could decide what a run will ask, and what was decided: by path, because executions must not import those who ask people.
 APPROVAL_FORECAST = "approvals_bridge.forecast.forecast"
+APPROVAL_DECISIONS = "approvals_bridge.decisions.decisions_of"
 
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"correlation": {"()": "orchestrator_project.telemetry.CorrelationFilter"}},
+    "filters": {
+        "correlation": {"()": "orchestrator_project.telemetry.CorrelationFilter"},
+        "redaction": {
+            "()": "orchestrator_project.redaction.RedactionFilter",
+            "values": [
+                *ENV.secret_values(),
+                SECRET_KEY,
+                PORTIA_API_KEY,
+                DATABASES["default"].get("PASSWORD", ""),
+                EMAIL_HOST_PASSWORD,
+            ],
+        },
+    },
     "formatters": {"line": {"format": "{asctime} {levelname} {name} [{correlation_id}] {message}", "style": "{"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["correlation"]}},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["correlation", "redaction"]}
+    },
     "root": {"handlers": ["stderr"], "level": ENV.log_level},
     "loggers": {
+        "django": {"handlers": []},  # Django's own handlers have no filter; ours is the root's
+        "django.server": {"handlers": [], "propagate": True},
         "django.request": {"level": "ERROR"},
         "django.security.DisallowedHost": {"level": "CRITICAL"},  # the answer says it; no traceback for every scanner
         "urllib3": {"level": "ERROR"},

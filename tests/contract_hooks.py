@@ -28,6 +28,7 @@ ERRORS = {
     ("/retry_policy/max_delay", "invalid"),  # not less than initial_delay
     ("/plan_hash", "plan_hash_mismatch"),  # not the hash of the plan beside it
     ("/hooks", "unknown_hook"),
+    ("/limits", "invalid_limit"),  # schemas of a subset, each with its type
     ("/reason", "required"),  # by a rejection
     ("/value", "invalid_answer"),  # to the question
 }

@@ -23,6 +23,7 @@ from drf_spectacular.generators import SchemaGenerator
 from joserfc.jwk import OKPKey
 from jsonschema import Draft202012Validator, FormatChecker
 
+from executions import captoken_keys
 from executions.actions.tenants import create_api_key, create_tenant
 from executions.api.examples import examples, plan
 from executions.api.links import LINKS
@@ -34,8 +35,9 @@ from tests.orchestrator_project.processes import on_the_test_database
 SEED = 20261124
 SECONDS = 180  # schemathesis takes 40, and more on a busy machine
 OF_ALL_HTTP = {
-    "allow", "content-length", "content-type", "cross-origin-opener-policy", "date", "referrer-policy", "server",
-    "x-content-type-options", "x-frame-options",
+    "allow", "cache-control", "content-length", "content-security-policy", "content-type", "cross-origin-opener-policy",
+    "cross-origin-resource-policy", "date", "permissions-policy", "referrer-policy", "server", "x-content-type-options",
+    "x-frame-options",
 }  # fmt: skip
 DECISIONS = ("approve", "reject", "answer")
 MARIA = {"email": "maria@example.com"}
@@ -75,6 +77,8 @@ inference.algorithms = []  # the links of the document, no guesses
 "path.clarification_id" = {{ dictionary = "approvals", probability = 0.8 }}
 "path.plan_hash" = {{ dictionary = "plans", probability = 0.8 }}
 "path.key" = {{ dictionary = "keys", probability = 0.8 }}
+"path.token_id" = {{ dictionary = "tokens", probability = 0.8 }}
+"path.key_id" = {{ dictionary = "api_keys", probability = 0.8 }}
 
 [dictionaries]
 versions = {{ values = ["*", '"7"', '"8", "9"'] }}
@@ -82,6 +86,8 @@ runs = {{ values = {runs} }}
 approvals = {{ values = {approvals} }}
 plans = {{ values = {plans} }}
 keys = {{ values = ["first", "second", "third"] }}
+api_keys = {{ values = {api_keys} }}
+tokens = {{ values = ["tok-4711", "tok-4712"] }}
 
 [[operations]]
 include-operation-id = "store_plan"
@@ -122,6 +128,18 @@ class Service:
         assert answer.status_code == 202, answer.text
         return str(answer.json()["run_id"])
 
+    def made_key(self) -> str:
+        """Make an API key that nobody uses; returns its id."""
+        answer = self.call("POST", "/v1/api-keys", {"principal": "nobody", "scopes": ["read"]})
+        return str(answer.json()["id"])
+
+    def ended_run(self) -> str:
+        """Submit a plan and wait for its end; returns the run's id."""
+        run_id = self.run("welcome", parameters=MARIA)
+        ended = self.call("GET", f"/v1/executions/{run_id}?since=999999", Prefer="wait=20").json()
+        assert ended["status"] == "completed", ended
+        return run_id
+
     def approval(self, name: str) -> str:
         """Submit a plan that asks; returns the id of its question."""
         run_id, deadline = self.run(name, triggered_by="alice"), time.monotonic() + 20
@@ -139,14 +157,15 @@ session.trust_env = False
 @pytest.fixture(scope="module")
 def service(django_db_setup: None, django_db_blocker: Any, tmp_path_factory: Any) -> Iterator[Service]:
     lines: list[str] = []
-    signing_key, jwks = OKPKey.generate_key("Ed25519"), tmp_path_factory.mktemp("captokens") / "jwks.json"
-    jwks.write_text(json.dumps({"keys": [signing_key.as_dict(private=False) | {"kid": signing_key.thumbprint()}]}))
+    folder = tmp_path_factory.mktemp("captokens")
+    signing_key = captoken_keys.make(private=folder / "private.jwk", jwks=folder / "jwks.json")
+    files = {"CAPTOKENS_JWKS_FILE": "jwks.json", "CAPTOKENS_SIGNING_KEY_FILE": "private.jwk"}
     with django_db_blocker.unblock():
         assert connection.settings_dict["NAME"].startswith("test_"), "tests with this fixture need the mark django_db"
         try:
             keys = _keys()
             with running_stack(
-                environment=on_the_test_database() | {"CAPTOKENS_JWKS_FILE": str(jwks)},
+                environment=on_the_test_database() | {name: str(folder / file) for name, file in files.items()},
                 write=lambda name, line: lines.append(f"{name} | {line}"),
             ) as stack:
                 yield Service(stack.web_url, *keys, signing_key)
@@ -160,7 +179,7 @@ def _keys() -> tuple[str, str]:
     bob = get_user_model().objects.create_user("bob", is_staff=True)
     bob.user_permissions.add(Permission.objects.get(codename="decide_clarification"))
     tenant.members.add(bob)
-    scopes = [Scope.EXECUTE, Scope.READ, Scope.CONTROL]
+    scopes = [Scope.EXECUTE, Scope.READ, Scope.CONTROL, Scope.ADMIN]
     return (
         create_api_key(tenant=tenant, principal="agent", scopes=scopes)[1],
         create_api_key(tenant=tenant, principal="bob", scopes=[Scope.READ, Scope.DECIDE], user=bob)[1],
@@ -200,6 +219,7 @@ def _settings(service: Service) -> str:
         hooks=Path(__file__).with_name("contract_hooks.py"),
         runs=json.dumps(runs),
         approvals=json.dumps(approvals),
+        api_keys=json.dumps([service.made_key() for _ in range(10)]),
         plans=json.dumps([plan(name)["plan_hash"] for name in ("welcome", "refund", "user_input")]),
     )
 
@@ -264,6 +284,8 @@ def _ask(service: Service, document: JSON, name: str, where: dict[str, str], bod
     method, path, _ = _operations(document)[name]
     who = service.personal_key if name in DECISIONS else service.service_key
     headers = {"Idempotency-Key": key} if key and method == "POST" else {}
+    if isinstance(body, dict):  # tokens are good for five minutes only
+        body = body | {one: service.token() for one in ("token", "capability_token") if one in body}
     return service.call(method, path.format(**where), body, key=who, **headers)
 
 
@@ -286,7 +308,10 @@ def _whereabouts(service: Service, name: str) -> dict[str, str]:
     service.call("POST", "/v1/plans", plan("welcome"))
     if name.endswith("idempotency_key"):
         service.run("welcome", parameters=MARIA, idempotency_key=name)
-    return {"plan_hash": plan("welcome")["plan_hash"], "key": name}
+    key_id = service.made_key() if name.endswith("_api_key") else ""
+    run_id = service.ended_run() if name == "get_receipt" else ""
+    names = {"key": name, "key_id": key_id, "token_id": "tok-4711", "run_id": run_id}
+    return {"plan_hash": plan("welcome")["plan_hash"], **names}
 
 
 def _question(service: Service, name: str) -> dict[str, str]:

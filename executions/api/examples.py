@@ -6,6 +6,7 @@ They are real: tests/test_contract.py sends each request to the running service 
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,9 +14,10 @@ from typing import Any
 
 from django.conf import settings
 
-from executions.canonical_json import digest
+from executions.canonical_json import canonical_json, digest
 from executions.plan_document import parse
 from executions.portia.translate import translate
+from executions.signing import RECEIPT
 
 JSON = dict[str, Any]
 
@@ -25,9 +27,17 @@ WORKPLACE_RUN = "01a20add-fd0d-77e8-bf5c-88ede6552bf1"
 KEY = "8e03978e-40d5-43dd-bc93-6894a57f9324"
 CAPABILITY: JSON = {
     "valid": True, "mode": "token", "token_id": "tok-4711", "subject": "alice", "capabilities": ["mail:send"], "tools": None,
-    "expires_at": "2026-11-24T08:05:00Z", "error": None,
+    "limits": {}, "parents": [], "expires_at": "2026-11-24T08:05:00Z", "error": None, "reason": None, "warnings": [],
 }  # fmt: skip
 TOOLS = ["data_validator", "email_connector"]
+CAPTOKEN = "eyJhbGciOiJFZDI1NTE5Iiwia2lkIjoi….eyJpc3MiOiJjYXB0b2tlbnMi….W7Yh3k…"  # cut short: it is no token
+REFUND_LIMIT: JSON = {
+    "required": ["value"],
+    "properties": {"value": {
+        "type": "object", "required": ["amount_cents"],
+        "properties": {"amount_cents": {"type": "integer", "minimum": 1, "maximum": 10_000}},
+    }},
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +80,69 @@ def examples() -> dict[str, Examples]:
             requests={"nothing": {}}, answers={"202": {"asked": _asked(refund, "pause", ["resume", "cancel"])}}
         ),
         "resume_execution": Examples(
-            requests={"nothing": {}}, answers={"202": {"asked": _asked(refund, "resume", ["pause", "cancel"])}}
+            requests={"nothing": {}, "fresh_token": {"capability_token": CAPTOKEN}},
+            answers={"202": {"asked": _asked(refund, "resume", ["pause", "cancel"])}},
         ),
         "cancel_execution": Examples(
             requests={"nothing": {}}, answers={"202": {"asked": _asked(refund, "cancel", ["cancel"])}}
         ),
+        "get_receipt": Examples(answers={"200": {"ended": _receipt()}}),
+        "list_audit_keys": Examples(answers={"200": {"one": _audit_keys()}}),
+        "list_audit_entries": Examples(answers={"200": {"page": _page(_audit_entry())}}),
         "get_idempotency_key": Examples(answers={"200": {"completed": _key()}}),
         "release_idempotency_key": Examples(
             requests={"mistake": {"reason": "The order was cancelled and placed anew."}},
             answers={"200": {"released": _released_key()}},
+        ),
+        "list_api_keys": Examples(answers={"200": {"page": _page(_api_key())}}),
+        "create_api_key": Examples(
+            requests={
+                "reader": {"principal": "report-agent", "scopes": ["read"], "lifetime": 7_776_000},
+                "as_long_as_mine": {"principal": "report-agent", "scopes": ["read"]},
+            },
+            answers={"201": {"reader": _made_api_key()}},
+        ),
+        "rotate_api_key": Examples(
+            requests={"within_an_hour": {"overlap": 3600}},
+            answers={"201": {"successor": _made_api_key(replaces="01a20ad1-5c1e-7b4f-8e63-0c5f8f1d2a77")}},
+        ),
+        "revoke_api_key": Examples(
+            requests={"lost": {"reason": "The laptop it was on is gone."}},
+            answers={"200": {"revoked": _api_key(revoked_at="2026-11-25T16:20:11.402175Z", revoked_by="ops-agent")}},
+        ),
+        "jwks": Examples(answers={"200": {"one": {"keys": [_public_key()]}}}),
+        "issue_captoken": Examples(
+            requests={
+                "for_alice": {"subject": "alice", "capabilities": ["mail:send", "payments:*"], "lifetime": 300},
+                "limited": {
+                    "subject": "alice",
+                    "capabilities": ["payments:refund"],
+                    "tools": ["write_record"],
+                    "limits": {"write_record": REFUND_LIMIT},
+                },
+            },
+            answers={"201": {"for_alice": _captoken()}},
+        ),
+        "attenuate_captoken": Examples(
+            requests={"mail_only": {"token": CAPTOKEN, "capabilities": ["mail:send"], "tools": TOOLS, "lifetime": 60}},
+            answers={"201": {"mail_only": _narrow_captoken()}},
+        ),
+        "verify_captoken": Examples(
+            requests={"mail": {"token": CAPTOKEN, "required_capabilities": ["mail:send"]}},
+            answers={"200": {"good": CAPABILITY, "revoked": _revoked_captoken()}},
+        ),
+        "revoke_captoken": Examples(
+            requests={"lost": {"reason": "The laptop it was on is gone."}},
+            answers={
+                "200": {
+                    "revoked": {
+                        "token_id": "tok-4711",
+                        "revoked_at": "2026-11-24T08:02:19.730044Z",
+                        "revoked_by": "ops-agent",
+                        "reason": "The laptop it was on is gone.",
+                    }
+                }
+            },
         ),
         "list_approvals": Examples(answers={"200": {"page": _page(approval)}}),
         "get_approval": Examples(answers={"200": {"approval": approval, "choice": choice}}),
@@ -263,6 +327,35 @@ def _summary(run: JSON) -> JSON:
     return {name: run[name] for name in shown}
 
 
+def _receipt() -> JSON:
+    said = {
+        "run_id": RUN, "plan_hash": plan("welcome")["plan_hash"], "tenant": "shop", "capability": None, "approvals": [],
+        "status": "completed", "reason": "ok", "finished_at": "2026-11-24T08:00:01.883368Z", "audit": None,
+    }  # fmt: skip
+    signature = {"keyid": _audit_keys()["keys"][0]["kid"], "sig": "pKm3nRVG0fVrzTdjxTjHVQJZ8PsPLfuHwEBIgmzt2aA="}
+    payload = b64encode(canonical_json(said)).decode()
+    return {"payloadType": RECEIPT, "payload": payload, "signatures": [signature]}
+
+
+def _audit_keys() -> JSON:
+    key = {
+        "kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", "use": "sig", "alg": "Ed25519",
+        "kid": "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k",
+    }  # fmt: skip
+    return {"keys": [key]}
+
+
+def _audit_entry() -> JSON:
+    return {
+        "id": "01a20add-6f11-7c02-9a53-0f6a1c1f7f11", "at": "2026-11-24T08:00:04.113256Z", "actor": "shop-agent",
+        "source": "api", "action": "execution.cancel_requested", "subject": f"execution/{RUN}", "reason": "",
+        "correlation_id": "order-4711", "address": "203.0.113.7",
+        "before": {"status": "running", "reason": "executing", "requested": ""}, "after": None,
+        "digest": "2d3c1f1bb5a5a70d2f9b3e8a6a1d4f8c7f3be2f4a1e0d9c8b7a69584736251f0", "sequence": 42,
+        "hash": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    }  # fmt: skip
+
+
 def _key() -> JSON:
     return {
         "key": KEY, "principal": "shop-agent", "state": "completed", "origin": "header", "route": "POST /v1/execute",
@@ -283,6 +376,48 @@ def _released_key() -> JSON:
         "release_reason": "The order was cancelled and placed anew.",
     }
     return key | {"state": "released", "expires_at": None, "releases": [release]}
+
+
+def _api_key(**changes: Any) -> JSON:
+    """A key that was just made, but for these facts."""
+    key_id = "01a20ae3-8d0b-7c52-9f3a-6b1f0d7e4c29"
+    key: JSON = {
+        "id": key_id, "principal": "report-agent", "user": None, "scopes": ["read"], "prefix": "orc_4pVt7dKx",
+        "created_at": "2026-11-24T08:06:44.171307Z", "created_by": "ops-agent", "expires_at": "2027-02-22T08:06:44.169822Z",
+        "last_used_at": None, "replaces": None, "revoked_at": None, "revoked_by": "",
+        "links": {verb: f"/v1/api-keys/{key_id}/{verb}" for verb in ("rotate", "revoke")},
+    }  # fmt: skip
+    return key | changes
+
+
+def _made_api_key(**changes: Any) -> JSON:
+    """A new key with its secret; this one opens nothing."""
+    return _api_key(**changes) | {"secret": "orc_4pVt7dKx" + "0" * 35}
+
+
+def _public_key() -> JSON:
+    x = "mLxkR1n1dY0mQbJH8nDkzWJ2kq4m9g3mXb6v0yq2lUo"
+    return {"kty": "OKP", "crv": "Ed25519", "x": x, "kid": "k-2026-11", "use": "sig", "alg": "Ed25519"}
+
+
+def _captoken(**changes: Any) -> JSON:
+    """A token that was just issued, but for these facts."""
+    made: JSON = {
+        "token": CAPTOKEN, "token_id": "tok-4711", "subject": "alice", "capabilities": ["mail:send", "payments:*"],
+        "tools": None, "limits": {}, "parents": [], "expires_at": "2026-11-24T08:05:00Z",
+    }  # fmt: skip
+    return made | changes
+
+
+def _narrow_captoken() -> JSON:
+    narrower: JSON = {"capabilities": ["mail:send"], "tools": TOOLS, "expires_at": "2026-11-24T08:01:20Z"}
+    return _captoken(**narrower, token_id="tok-4712", parents=["tok-4711"])  # noqa: S106  an id is no secret
+
+
+def _revoked_captoken() -> JSON:
+    unknown: JSON = {"token_id": None, "subject": None, "capabilities": [], "tools": None, "expires_at": None}
+    sentence = "The token was revoked: ask for a fresh one."
+    return CAPABILITY | unknown | {"valid": False, "error": sentence, "reason": "revoked"}
 
 
 def _clarification(*, approval_id: str, run_id: str, document: JSON, verbs: list[str], **facts: Any) -> JSON:

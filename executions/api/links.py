@@ -23,6 +23,7 @@ OF_A_PLAN = {"LookAtIt": ("get_plan", PLAN_HASH), "ValidateIt": ("validate_plan"
 FIRST_RUN = {"run_id": "$response.body#/results/0/run_id"}
 FIRST_PLAN = {"plan_hash": "$response.body#/results/0/plan_hash"}
 FIRST_APPROVAL = {"clarification_id": "$response.body#/results/0/id"}
+THIS_TOKEN = {"token_id": "$response.body#/token_id"}
 THIS_APPROVAL = {"clarification_id": "$response.body#/id"}
 
 # operation and status -> name of the link -> (operation it leads to, parameters)
@@ -48,6 +49,8 @@ LINKS: dict[tuple[str, str], dict[str, tuple[str, dict[str, str]]]] = {
         "RejectIt": ("reject", THIS_APPROVAL),
         "AnswerIt": ("answer", THIS_APPROVAL),
     },
+    ("issue_captoken", "201"): {"RevokeIt": ("revoke_captoken", THIS_TOKEN)},
+    ("attenuate_captoken", "201"): {"RevokeIt": ("revoke_captoken", THIS_TOKEN)},
     ("get_idempotency_key", "200"): {
         "ReleaseIt": ("release_idempotency_key", {"key": "$response.body#/key"}),
     },

@@ -40,8 +40,17 @@ class CapabilityValidationSerializer(serializers.Serializer[Any]):
     tools = serializers.ListField(
         child=serializers.CharField(), allow_null=True, help_text="Tools the token is limited to; null: not limited."
     )
+    limits = JSONObjectField(help_text="Schemas that the arguments of tools must fit, by tool; empty: not limited.")
+    parents = serializers.ListField(
+        child=serializers.CharField(),
+        help_text="The tokens it was made from by attenuation; to revoke one is to revoke it.",
+    )
     expires_at = serializers.DateTimeField(allow_null=True)
     error = serializers.CharField(allow_null=True)
+    reason = serializers.CharField(
+        allow_null=True, help_text="The code of a refusal: docs/reference/capability-tokens.md."
+    )
+    warnings = serializers.ListField(child=serializers.CharField(), help_text="Such as that it expires soon.")
 
 
 class ForeseenApprovalSerializer(serializers.Serializer[Any]):

@@ -102,6 +102,12 @@ class NothingSerializer(StrictSerializer):
     """The body of a request that takes none: missing, or an empty object."""
 
 
+class ResumeSerializer(StrictSerializer):
+    """The body of a resume: missing, empty, or with the fresh token that the run waits for."""
+
+    capability_token = serializers.CharField(required=False, max_length=8192, write_only=True)
+
+
 class RetryPolicySerializer(StrictSerializer):
     """How often and how fast to try again; delays in seconds."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any, cast
+from functools import partial
+from typing import Any, ClassVar, cast
 from uuid import UUID
 
 from django.http import HttpResponseBase
@@ -12,7 +13,7 @@ from drf_spectacular.utils import OpenApiParameter, PolymorphicProxySerializer, 
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from executions.actions import plans, previews, runs
+from executions.actions import captokens, denials, plans, previews, runs
 from executions.actions.runs import Submission
 from executions.api.authentication import Principal
 from executions.api.conditional import VERSIONS_PATTERN, conditional, if_match_versions
@@ -25,8 +26,10 @@ from executions.api.preview_serializers import PreviewSerializer
 from executions.api.serializers import (
     ExecuteSerializer,
     NothingSerializer,
+    ResumeSerializer,
     RunOptionsSerializer,
     RunSerializer,
+    StrictSerializer,
 )
 from executions.api.sparse import fields_parameter, narrow, sparse, wanted_fields
 from executions.api.tenant_view import IDEMPOTENCY_KEY, TenantView, answer_once, answered
@@ -53,6 +56,12 @@ CAPABILITY_TOKEN = OpenApiParameter(
     {"type": "string", "maxLength": 8192},
     OpenApiParameter.HEADER,
     description="What the caller may do (docs/reference/capability-tokens.md); needed in production.",
+)
+FRESH_TOKEN = OpenApiParameter(
+    "X-Capability-Token",
+    {"type": "string", "maxLength": 8192},
+    OpenApiParameter.HEADER,
+    description="A fresh one, for a run that has outlived its own where the plan asks for that.",
 )
 SINCE = OpenApiParameter(
     "since", {"type": "integer", "minimum": 0, "maximum": HIGHEST_VERSION}, OpenApiParameter.QUERY,
@@ -100,9 +109,10 @@ class ExecuteView(TenantView):
         serializer = ExecuteSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         wishes = serializer.validated_data
-        if wishes["dry_run"]:
-            return Response(preview_of(self.principal, submission_of(request, wishes)))
-        accepted = answered(request, deduplicate=wishes["deduplicate"]) or self._accepted(request, wishes)
+        with denials.recorded(tenant=self.principal.tenant, by=self.principal.name):
+            if wishes["dry_run"]:
+                return Response(preview_of(self.principal, submission_of(request, wishes)))
+            accepted = answered(request, deduplicate=wishes["deduplicate"]) or self._accepted(request, wishes)
         wait = 0.0 if wishes["async_execution"] else SYNCHRONOUS_WAIT
         return self._followed(request, accepted, otherwise=wait, began=began)
 
@@ -155,8 +165,9 @@ class ValidateView(TenantView):
         check_hash(plan_hash)
         serializer = RunOptionsSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
-        submission = submission_of(request, {**serializer.validated_data, "plan_hash": plan_hash})
-        return Response(preview_of(self.principal, submission))
+        with denials.recorded(tenant=self.principal.tenant, by=self.principal.name):
+            submission = submission_of(request, {**serializer.validated_data, "plan_hash": plan_hash})
+            return Response(preview_of(self.principal, submission))
 
 
 class RunView(TenantView):
@@ -189,10 +200,11 @@ class CommandView(TenantView):
 
     scopes = {"POST": Scope.CONTROL}
     refusals = {"POST": (CommandRefused, VersionChanged)}
+    takes: ClassVar[type[StrictSerializer]] = NothingSerializer
 
     def command(self, request: Request, run_id: UUID, action: Any) -> HttpResponseBase:
         """Ask for the command; 202, because Portia is told by a job."""
-        NothingSerializer(data=request.data).is_valid(raise_exception=True)
+        self.takes(data=request.data).is_valid(raise_exception=True)
         versions = if_match_versions(request.headers.get("If-Match"))
 
         def work() -> tuple[int, Any, dict[str, str]]:
@@ -219,14 +231,33 @@ class PauseView(CommandView):
 class ResumeView(CommandView):
     """Go on."""
 
+    refusals = {"POST": (CommandRefused, VersionChanged, CapabilityRefused, InvalidPlan)}
+    takes = ResumeSerializer
+
     @extend_schema(
-        operation_id="resume_execution", summary="Resume a run", request=NothingSerializer,
+        operation_id="resume_execution", summary="Resume a run",
+        description=(
+            "Let a paused run go on. One whose `error.code` is `fresh_capability_needed` has outlived its capability token while "
+            "people decided, and goes on only with a fresh one; other runs have no use for a token, but a bad one is refused."
+        ),
+        request=ResumeSerializer,
         responses={202: RunSerializer},
-        parameters=OF_A_COMMAND,
+        parameters=[*OF_A_COMMAND, FRESH_TOKEN],
     )  # fmt: skip
     def post(self, request: Request, run_id: UUID) -> HttpResponseBase:
         """Resume the run."""
-        return self.command(request, run_id, runs.resume)
+        serializer = self.takes(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        with denials.recorded(tenant=self.principal.tenant, by=self.principal.name):
+            return answered(request) or self._resumed(request, run_id, serializer.validated_data)
+
+    def _resumed(self, request: Request, run_id: UUID, wishes: dict[str, Any]) -> HttpResponseBase:
+        token = captokens.present(
+            request.headers.get("X-Capability-Token") or wishes.get("capability_token"),
+            tenant=self.principal.tenant,
+            plan_hash=find_run(self.principal, run_id).plan.plan_hash,
+        )
+        return self.command(request, run_id, partial(runs.resume, token=token))
 
 
 class CancelView(CommandView):
@@ -294,9 +325,11 @@ def submission_of(request: Request, wishes: dict[str, Any]) -> Submission:
 
 
 def _submission(request: Request, wishes: dict[str, Any], runtime: Runtime) -> Submission:
-    token = request.headers.get("X-Capability-Token") or wishes.get("capability_token")
+    text = request.headers.get("X-Capability-Token") or wishes.get("capability_token")
+    tenant, document = cast("Principal", request.user).tenant, wishes.get("executable_plan")
+    token = captokens.present(text, tenant=tenant, document=document, plan_hash=wishes.get("plan_hash"))
     return Submission(
-        executable_plan=wishes.get("executable_plan"),
+        executable_plan=document,
         plan_hash=wishes.get("plan_hash"),
         parameters=wishes["parameters"],
         variables=wishes["variables"],

@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from approvals_bridge import actions, policy
 from approvals_bridge.models import Clarification, Decision, Vote
+from executions.actions.tenants import create_api_key
 from executions.errors import Conflict, Forbidden, Gone, InvalidRequest, NotFound, StaleSubject
 from executions.models import Event, Work, uuid7
 from tests.factories.models import ClarificationFactory, RunFactory, staff_of
@@ -66,6 +67,15 @@ def test_nobody_approves_what_he_asked_for_himself(asker):
     asked = ClarificationFactory(run=RunFactory(status="paused", **{asker: "bob"}))
     with pytest.raises(Forbidden, match="yourself"):
         decide(asked, staff_of(asked.tenant, username="bob"))
+
+
+def test_nobody_approves_what_a_service_asked_whose_key_he_made():
+    asked = ClarificationFactory(run=RunFactory(status="paused", requested_by="nightly"))
+    bob, carol = staff_of(asked.tenant, username="bob"), staff_of(asked.tenant, username="carol")
+    create_api_key(tenant=asked.tenant, principal="nightly", scopes=["execute"], by="bob")
+    with pytest.raises(Forbidden, match="yourself"):
+        decide(asked, bob)
+    assert decide(asked, carol).status == "approved"
 
 
 def test_an_outsider_cannot_decide(asked):

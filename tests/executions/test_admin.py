@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from executions import events
 from executions.admin.base import ListAdmin
-from executions.models import ApiKey, IdempotencyRecord, Kind, Run, RunStatus, Work
+from executions.models import ApiKey, IdempotencyRecord, Kind, RevokedToken, Run, RunStatus, Work
 from executions.templatetags.reading import duration, excerpt, readable, relative
 from tests.factories.models import (
     ApiKeyFactory,
@@ -29,7 +29,7 @@ from tests.factories.models import (
 
 OPERATOR = (
     "view_run", "change_run", "view_plan", "view_event", "view_clarification", "view_work", "view_idempotencyrecord",
-    "view_apikey", "add_apikey", "change_apikey", "view_tenant", "change_tenant",
+    "view_apikey", "add_apikey", "change_apikey", "view_tenant", "change_tenant", "view_revokedtoken",
 )  # fmt: skip
 EVIL = '"><script>alert(1)</script>'
 
@@ -126,7 +126,9 @@ def test_another_tenants_objects_do_not_exist(browser, globex):
     assert set(answers.values()) == {404}
 
 
-@pytest.mark.parametrize("model", ["run", "plan", "event", "apikey", "work", "idempotencyrecord", "tenant"])
+@pytest.mark.parametrize(
+    "model", ["run", "plan", "event", "apikey", "work", "idempotencyrecord", "tenant", "revokedtoken"]
+)
 def test_lists_name_only_what_belongs_to_the_persons_tenants(browser, acme, globex, model):
     for tenant in (acme, globex):
         run = RunFactory(tenant=tenant, correlation_id=f"case-{tenant.identifier}")
@@ -137,6 +139,7 @@ def test_lists_name_only_what_belongs_to_the_persons_tenants(browser, acme, glob
         times = dict.fromkeys(["created_at", "expires_at"], timezone.now())
         whose = {"principal": tenant.identifier, "key": tenant.identifier}
         IdempotencyRecord.objects.create(tenant=tenant, **whose, **answered, **times)
+        RevokedToken.objects.create(tenant=tenant, token_id=f"of-{tenant.identifier}", revoked_by="ops", reason="Lost.")
     response = browser.get(list_of(model))
     assert response.status_code == 200
     assert response.context["cl"].result_list.count() == 1
@@ -204,7 +207,7 @@ def test_the_navigation_counts_what_waits_and_shows_no_badge_for_nothing(browser
     assert badge() == ["1"]
 
 
-@pytest.mark.parametrize("model", ["run", "plan", "event", "work", "idempotencyrecord"])
+@pytest.mark.parametrize("model", ["run", "plan", "event", "work", "idempotencyrecord", "revokedtoken"])
 def test_not_even_a_superuser_adds_or_deletes_records(root, acme, model):
     run = RunFactory(tenant=acme)
     record = {"run": run, "plan": run.plan, "event": record_event(run, events.ACCEPTED)}.get(model)

@@ -13,13 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from executions import captoken_keys
 from executions.actions.tenants import create_api_key
 from executions.api.examples import examples, plan
 from executions.api.plan_schema import PLAN_SCHEMA
 from executions.models import Scope
 from executions.plan_document import PlanError, PlanInvalid, parse
 from tests.factories.bodies import any_json, mutated
-from tests.factories.models import ClarificationFactory, PlanFactory, RunFactory
+from tests.factories.models import ApiKeyFactory, ClarificationFactory, PlanFactory, RunFactory
 
 JSON = dict[str, Any]
 PLANS = ["fan_out", "loop", "refund", "rollback", "user_input", "welcome"]
@@ -44,6 +45,15 @@ MORE: dict[str, list[JSON]] = {
         {"plan_hash": plan("welcome")["plan_hash"], **OUTSIDE},
     ],
     "release_idempotency_key": [{"reason": "Sent by mistake.", "principal": "agent"}],
+    "issue_captoken": [
+        {
+            "subject": "alice",
+            "capabilities": ["a:b"],
+            "tools": ["echo"],
+            "lifetime": 60,
+            "limits": {"echo": {"properties": {"text": {"type": "string", "maxLength": 5}}}},
+        }
+    ],
     "answer": [{"value": {"cost_centre": "A", "amount": 3, "urgent": True}, "reason": "So it is."}],
 }
 NO_HURRY = {"deadline": None, "suppress_health_check": list(HealthCheck)}
@@ -61,22 +71,29 @@ def posts() -> dict[str, tuple[str, JSON]]:
 
 
 @pytest.fixture
-def post(client, acme, person, away):
+def post(client, acme, person, away, settings, tmp_path):
     """POST a body, as bytes, to an operation; what it changes is taken back."""
+    settings.CAPTOKENS_SIGNING_KEY_FILE, settings.CAPTOKENS_JWKS_FILE = tmp_path / "private.jwk", tmp_path / "jwks.json"
+    captoken_keys.make(private=settings.CAPTOKENS_SIGNING_KEY_FILE, jwks=settings.CAPTOKENS_JWKS_FILE)
     bob = person("bob")
     keys = {
-        Scope.EXECUTE: create_api_key(tenant=acme, principal="agent", scopes=[Scope.EXECUTE, Scope.CONTROL])[1],
+        Scope.EXECUTE: create_api_key(
+            tenant=acme, principal="agent", scopes=[Scope.EXECUTE, Scope.CONTROL, Scope.ADMIN]
+        )[1],
         Scope.DECIDE: create_api_key(tenant=acme, principal="bob", scopes=[Scope.DECIDE], user=bob)[1],
     }
     stored = PlanFactory(tenant=acme, document=plan("welcome"), plan_hash=plan("welcome")["plan_hash"])
     run = RunFactory(tenant=acme, plan=stored, status="paused")
+    names = {"run_id": run.pk, "plan_hash": stored.plan_hash, "key": "first"}
+    names["token_id"] = "tok-4711"
+    names["key_id"] = ApiKeyFactory(tenant=acme, scopes=[Scope.CONTROL]).pk
     kinds = {"approve": "confirmation", "answer": "custom"}
 
     def send(name: str, raw: bytes, **headers: str) -> Any:
         path = posts()[name][0]
         asked = ClarificationFactory(run=run, **({kinds[name]: True} if name in kinds else {}))
         decides = "clarification_id" in path
-        address = path.format(run_id=run.pk, clarification_id=asked.pk, plan_hash=stored.plan_hash, key="first")
+        address = path.format(**names, clarification_id=asked.pk)
         secret = keys[Scope.DECIDE if decides else Scope.EXECUTE]
         headers |= {"authorization": f"Bearer {secret}"}
         return client.post(address, raw, "application/json", headers=headers)

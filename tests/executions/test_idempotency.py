@@ -10,13 +10,15 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executions import idempotency, tasks, waiting
+from executions import idempotency, waiting
 from executions.errors import IdempotencyKeyReused, InvalidRequest, RequestInProgress
 from executions.idempotency import (
     Answer,
     Request,
+    cleanup_due_in,
     content_key,
     delete_expired,
+    delete_some_expired,
     is_in_flight,
     look,
     once,
@@ -160,14 +162,14 @@ def test_an_expired_key_is_free_again_and_cleaned_up(acme):
     assert (delete_expired(), IdempotencyRecord.objects.count()) == (1, 0)
 
 
-def test_a_job_cleans_up_what_has_expired_a_minute_ago_batch_by_batch(acme):
+def test_what_has_expired_a_minute_ago_is_due_and_cleaned_up_batch_by_batch(acme):
     for number in range(5):
         ask(acme, add_tenant(), key=f"k{number}")
-    assert tasks.cleanup_due() > 3600
+    assert cleanup_due_in() > 3600
     expire_all()
-    assert tasks.cleanup_due() < 0
-    assert [tasks.cleanup(batch=3), tasks.cleanup(batch=3), tasks.cleanup(batch=3)] == [3, 2, 0]
-    assert tasks.cleanup_due() is None
+    assert cleanup_due_in() < 0
+    assert [delete_some_expired(batch=3) for _ in range(3)] == [3, 2, 0]
+    assert cleanup_due_in() is None
 
 
 def test_cleaning_up_leaves_out_what_somebody_holds(acme, capsys):

@@ -160,6 +160,7 @@ def full_plan() -> JSON:
             "approval_rules": ["four-eyes"],
             "data_classification": "internal",
             "pii_handling": "masked",
+            "fresh_capability_after_wait": True,
         },
         metadata={"source_capsule_id": "cap-1", "estimated_cost": 0.2, "labels": {"team": "orders"}},
         configuration={"timeout": 300.0, "retry_policy": {"max_attempts": 2}, "region": "eu"},

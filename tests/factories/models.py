@@ -157,6 +157,9 @@ class RunFactory(factory.django.DjangoModelFactory):
     status = RunStatus.PENDING
     reason = factory.LazyAttribute(lambda o: REASON_OF_STATUS[o.status])
     parameters = factory.LazyFunction(lambda: {"order_id": "A-17"})
+    allowed_tools = factory.LazyAttribute(
+        lambda o: o.plan.document.get("security_context", {}).get("allowed_tools", [])
+    )
     triggered_by = "alice"
     requested_by = "billing-service"
     correlation_id = factory.Sequence(lambda n: f"order-{n}")
