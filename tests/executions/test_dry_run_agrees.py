@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 from django.db import transaction
 from django.utils import timezone
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from executions.actions import previews, runs
@@ -17,11 +17,12 @@ from executions.models import Run
 from executions.portia.needs import Runtime
 from tests.executions.conftest import ALL_BUT_LLM
 from tests.factories.documents import action, plan, step
-from tests.factories.submissions import NOWHERE, TOOLS, plans, wishes
+from tests.factories.submissions import NOWHERE, TOOLS, Wish, plans, wishes
 
 pytestmark = pytest.mark.django_db
 
 ECHO = plan(action("greet"))
+ASKS = plan(action("pay", approval={"title": "Pay?"}), on_failure="continue")
 NO_HURRY = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 CAPABILITIES = [*ALL_BUT_LLM, "llm"]
 
@@ -70,13 +71,21 @@ def without_id(problem):
     return {name: value for name, value in problem.items() if name != "correlation_id"}
 
 
+def wish_for(document, tenant_tools=None):
+    """One of each kind, so that a run without any proves something, too."""
+    return Wish(body={"executable_plan": document}, token=None, tenant_tools=tenant_tools, production=False)
+
+
 def test_a_yes_is_accepted_and_a_refusal_is_the_same_refusal(api, acme, portia, captoken, settings):
     answers = Counter()
 
     @hypothesis.settings(max_examples=80, **NO_HURRY)
     @given(wish=wishes())
+    @example(wish=wish_for(ECHO))
+    @example(wish=wish_for(ECHO, tenant_tools=["wait"]))
+    @example(wish=wish_for(BROKEN))
     def agrees(wish):
-        type(acme).objects.filter(pk=acme.pk).update(allowed_tools=wish.tenant_tools or None)
+        type(acme).objects.filter(pk=acme.pk).update(allowed_tools=wish.tenant_tools)
         settings.IS_PRODUCTION = wish.production
         headers = {"x-capability-token": captoken(**wish.token)} if wish.token else {}
         said, done = (
@@ -103,6 +112,9 @@ def test_whatever_a_runtime_says_it_has_both_come_to_the_same(acme):
 
     @hypothesis.settings(max_examples=80, **NO_HURRY)
     @given(document=plans(), runtime=runtimes)
+    @example(document=ECHO, runtime=Runtime(answers=True, tools=frozenset(TOOLS), capabilities=frozenset(CAPABILITIES)))
+    @example(document=ECHO, runtime=Runtime(answers=True, tools=frozenset(), capabilities=frozenset(CAPABILITIES)))
+    @example(document=ASKS, runtime=Runtime(answers=True, tools=frozenset(TOOLS), capabilities=frozenset()))
     def agrees(document, runtime):
         facts = {"tenant": acme, "principal": "agent", "user": None}
         facts |= {"submission": Submission(executable_plan=document, runtime=runtime)}

@@ -37,7 +37,7 @@ def wishes(draw: st.DrawFn) -> Wish:
     return Wish(
         body=body,
         token=draw(st.none() | _good_tokens | _tokens),
-        tenant_tools=draw(some_tools) if draw(_rarely) else None,
+        tenant_tools=draw(some_tools) or ["another_tool"] if draw(_rarely) else None,
         production=draw(_rarely),
     )
 
