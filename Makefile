@@ -17,7 +17,7 @@ up: $(READY) .env ## Start everything and stay; prints addresses and credentials
 	@$(PY) manage.py up $(ARGS)
 
 test: $(READY) .env ## Run the tests, on the same PostgreSQL the service uses
-	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY) .env ## Lint, types, migrations, production settings, OpenAPI, the last audit
 	@$(PY) -m ruff check .

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from django.db import Error, InterfaceError, OperationalError, connection
 from django.utils import timezone
@@ -75,7 +76,13 @@ class Engine:
             except Exception:
                 log.exception("a worker failed; it starts again")
                 self._recover_worker()
+        self._wake_listener()
         connection.close()
+
+    def _wake_listener(self) -> None:
+        """End its wait for a notification, that a runtime told to stop stops at once."""
+        with suppress(Error):
+            notify("", CHANGED)
 
     def _recover_worker(self) -> None:
         connection.close()

@@ -11,6 +11,7 @@ from django.db import connection
 from waitress import wasyncore
 from waitress.server import create_server
 from waitress.task import ThreadedTaskDispatcher
+from waitress.trigger import trigger
 
 from portia_runtime import plans, views
 from portia_runtime.engine import Engine
@@ -42,6 +43,7 @@ class RuntimeServer:
         plans.spec.cache_clear()
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         self._sockets: dict[int, Any] = {}
+        self._waker = trigger(self._sockets)
         self._threads = RequestThreads()
         server = create_server(
             RuntimeHandler(),
@@ -76,6 +78,7 @@ class RuntimeServer:
         """Serve and claim no more; whether all threads came to rest within four seconds."""
         views.watchers.close()
         self._stopping.set()
+        self._waker.pull_trigger()
         is_quiet = self._engine.stop()
         self._loop.join(3)
         return is_quiet and not self._loop.is_alive()

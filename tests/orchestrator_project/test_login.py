@@ -22,11 +22,6 @@ pytestmark = pytest.mark.django_db
 HOME = "192.0.2.7"
 
 
-@pytest.fixture(autouse=True)
-def quick_hashes(settings):
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # many passwords are checked here
-
-
 @pytest.fixture
 def bob(db):
     return UserFactory(username="bob", is_staff=True, is_superuser=True, password=make_password("secret"))
