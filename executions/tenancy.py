@@ -42,7 +42,10 @@ def only(*tenants: UUID) -> Iterator[None]:
 
 @contextmanager
 def every_tenant() -> Iterator[None]:
-    """Do the block as the owner of the tables; for a query whose own conditions name the tenant. Never around a write."""
+    """Do the block as the owner of the tables; for a query whose own conditions name the tenant.
+
+    Never around a write of what belongs to a tenant; people's own accounts belong to none.
+    """
     before = _seen.get()
     _see(None)
     try:

@@ -27,6 +27,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 
 from executions import audit
+from executions.tenancy import every_tenant
 from orchestrator_project.models import LoginAttempts
 
 Kind = LoginAttempts.Kind
@@ -61,6 +62,7 @@ class Subject:
 # -- the page
 
 
+@every_tenant()  # whoever is signed in already is somebody else from here on
 @sensitive_post_parameters("password")
 @never_cache
 def login(request: HttpRequest) -> HttpResponse:

@@ -7,6 +7,7 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularRedocView, SpectacularSwaggerSplitView
 
+from executions.admin.people import change_own_password
 from executions.api.health import HealthView
 from executions.api.jwks import KeySetView
 from executions.api.schema_view import SchemaView
@@ -17,6 +18,7 @@ OPEN: dict[str, Any] = {"authentication_classes": [], "permission_classes": []}
 urlpatterns = [
     path("", RedirectView.as_view(url="/admin/")),
     path("admin/login/", login_throttle.login),  # before the admin's own, which its pages lead to by name
+    path("admin/password_change/", admin.site.admin_view(change_own_password, cacheable=True)),
     path("admin/", admin.site.urls),
     path(".well-known/jwks.json", KeySetView.as_view(), name="jwks"),
     path("health", HealthView.as_view(), name="health"),

@@ -330,6 +330,17 @@ def test_a_new_password_is_a_deed_without_the_password(root, bob, client):
     assert "horse" not in str(list(AuditEntry.objects.values()))
 
 
+def test_ones_own_new_password_is_a_deed_too_and_a_refused_one_is_none(bob, client):
+    client.force_login(bob)
+    words = {"old_password": "wrong", "new_password1": "quite another horse", "new_password2": "quite another horse"}
+    assert client.post("/admin/password_change/", words).status_code == 200
+    assert not AuditEntry.objects.filter(action="user.password_changed").exists()
+    answer = client.post("/admin/password_change/", words | {"old_password": "correct horse"})
+    assert answer.status_code == 302, answer.content.decode()
+    entry = last("user.password_changed")
+    assert (entry.subject, entry.actor, entry.before, entry.after) == ("user/bob", "bob", None, None)
+
+
 def test_a_person_and_a_group_are_made_and_deleted(root, client):
     client.post("/admin/auth/user/add/", {
         "username": "eve", "password1": "correct horse 7", "password2": "correct horse 7", "usable_password": "true",

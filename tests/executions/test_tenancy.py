@@ -179,6 +179,51 @@ def test_behind_the_wall_the_audit_log_can_only_be_added_to(two, acme):
             cursor.execute(statement)
 
 
+# What the role may do with tables that are not ours alone; it may do nothing with those that are not here.
+OF_OTHERS = {
+    "auth_user": "SELECT",
+    "auth_group": "SELECT",
+    "auth_permission": "SELECT",
+    "auth_group_permissions": "SELECT",
+    "auth_user_groups": "SELECT",
+    "auth_user_user_permissions": "SELECT",
+    "django_content_type": "SELECT",
+    "django_admin_log": "SELECT INSERT",
+    "django_session": "SELECT INSERT UPDATE DELETE",
+    "orchestrator_project_jobslot": "SELECT",
+    "orchestrator_project_workernode": "SELECT",
+}
+
+
+def rights():
+    """(table, what the role may do) of all tables but those with rows of tenants."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT c.relname, string_agg(may, ' ' ORDER BY place) FILTER (WHERE has_table_privilege(%s, c.oid, may))"
+            " FROM pg_class AS c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER'])"
+            " WITH ORDINALITY AS a(may, place)"
+            " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm') GROUP BY 1",
+            [ROLE],
+        )
+        return {name: may for name, may in cursor.fetchall() if name not in tables() and may}
+
+
+def test_behind_the_wall_nothing_else_can_be_touched_than_what_is_listed_here():
+    assert rights() == OF_OTHERS
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE new_one (id int)")
+        found = rights()
+        cursor.execute("DROP TABLE new_one")
+    assert found == OF_OTHERS
+
+
+def test_a_vote_an_event_and_a_plan_stay_as_they_were_written(two, acme):
+    for table in ("approvals_bridge_vote", "executions_event", "executions_plan", "executions_revokedtoken"):
+        for statement in (f"DELETE FROM {table}", f"UPDATE {table} SET id = id"):
+            with only(acme.pk), pytest.raises(ProgrammingError, match="denied"), connection.cursor() as cursor:
+                cursor.execute(statement)
+
+
 @forgetful
 def test_after_a_request_the_connection_is_nobodys(api, client, two):
     api.get("/v1/executions")

@@ -223,6 +223,13 @@ def test_all_other_sessions_end_when_the_password_changes(bob):
     assert (is_in(here), is_in(elsewhere)) == (True, False)
 
 
+def test_somebody_who_is_signed_in_may_sign_in_as_somebody_else(bob, client):
+    client.force_login(UserFactory(username="carol", is_staff=True))
+    assert sign_in(password="wrong", client=client).status_code == 200
+    assert sign_in(password="secret", client=client).status_code == 302
+    assert client.session["_auth_user_id"] == str(bob.pk)
+
+
 def test_a_session_of_somebody_who_is_no_longer_active_ends(bob):
     client = Client()
     sign_in(password="secret", client=client)
