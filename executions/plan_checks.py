@@ -5,6 +5,7 @@ Every check is a generator of PlanErrors over one level or step; what a text ref
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -16,6 +17,10 @@ from executions.plan_parts import PlanError, escaped
 from executions.plan_references import check_references
 from executions.plan_schemas import check_schemas
 from executions.plan_size import TOO_MANY_STEPS
+
+TOOL_ID = re.compile(
+    r"[^\s{}$,*\x00-\x1f\x7f]+"
+)  # what is checked is what is called: nothing in it is read again later
 
 
 def check(plan: ExecutablePlan, *, most: int = 1000) -> list[PlanError]:
@@ -280,8 +285,11 @@ def _tool(plan: ExecutablePlan, step: Step, pointer: str) -> Iterator[PlanError]
         yield PlanError(f"{pointer}/tool", "unexpected_tool", message)
     allowed = plan.security_context.allowed_tools
     called = step.called_tool
-    if allowed and called and called not in allowed:
-        place = f"{pointer}/parameters/tool" if step.step_type == "loop" else f"{pointer}/tool"
+    place = f"{pointer}/parameters/tool" if step.step_type == "loop" else f"{pointer}/tool"
+    if called and not TOOL_ID.fullmatch(called):
+        message = "Write the tool's id as it is: no blanks, commas, braces, * or $. Templates are not filled in here."
+        yield PlanError(place, "invalid_tool", message)
+    elif allowed and called and called not in allowed:
         message = f"'{called}' is not in security_context.allowed_tools; add it there, or use one of: {_list(allowed)}."
         yield PlanError(place, "tool_not_allowed", message)
 

@@ -152,6 +152,19 @@ def test_a_fresh_token_does_not_matter(api, fresh_token):
     holds("the same with a fresh `capability_token`", post(api, body=BODY | {"capability_token": fresh_token()}))
 
 
+def test_a_repeat_in_production_is_answered_whatever_has_become_of_its_token(api, fresh_token, settings):
+    settings.IS_PRODUCTION = True
+    listed = documents.plan(
+        documents.action("greet", parameters={"text": "hello"}), security_context={"allowed_tools": ["echo"]}
+    )
+    body = BODY | {"executable_plan": listed}
+    holds("first call in production without a `capability_token`", post(api, body=body))
+    post(api, body=body | {"capability_token": fresh_token()})
+    holds("a repeat in production without one", post(api, body=body))
+    assert post(api, body=body | {"capability_token": "expired"}).json()["run_id"] == str(Run.objects.get().pk)
+    assert post(api, body=body, idempotency_key="order-18").status_code == 403
+
+
 def test_another_body(api):
     post(api)
     holds("another body under the key", post(api, body=BODY | {"parameters": {"order": 18}}))
@@ -187,10 +200,10 @@ def test_in_flight(api):
 
 def test_in_flight_with_patience(api):
     with ThreadPoolExecutor(1) as pool, in_flight(api) as first:
-        repeat = pool.submit(_and_close, post, api, prefer="wait=10")
+        repeat = pool.submit(_and_close, post, api, prefer="wait=3")
         time.sleep(0.2)
         assert not repeat.done()
-    holds("… with `Prefer: wait=10`, which the first needs not", repeat.result())
+    holds("… with `Prefer: wait=3`, which the first needs not", repeat.result())
     assert repeat.result()["Location"] == first.result()["Location"]
 
 

@@ -261,6 +261,14 @@ def test_other_steps_name_none() -> None:
     assert errors_of(document) == [(f"{STEPS}/0/tool", "unexpected_tool")]
 
 
+@pytest.mark.parametrize("name", ["{{parameters.tool}}", "${tool}", " echo", "echo\n", "echo,wait", "mail:*", "a\x01"])
+def test_a_tool_is_named_as_it_is_called(name) -> None:
+    document = plan(
+        action("a", name), step("b", "loop", times=1, tool=name), security_context={"allowed_tools": [name]}
+    )
+    assert errors_of(document) == [(f"{STEPS}/0/tool", "invalid_tool"), (f"{STEPS}/1/parameters/tool", "invalid_tool")]
+
+
 def test_every_tool_of_every_flow_must_be_allowed() -> None:
     document = plan(
         action("a", "wait"),
