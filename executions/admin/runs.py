@@ -8,6 +8,8 @@ from urllib.parse import urlencode
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils.dateparse import parse_datetime
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
@@ -25,7 +27,7 @@ from executions.admin.filters import (
     tenants_of,
 )
 from executions.admin.steps import error_text, steps_of
-from executions.models import Command, Run, RunStatus
+from executions.models import Command, RevokedToken, Run, RunStatus
 from executions.templatetags.reading import TONES, ago, elapsed_since, percent
 
 COMMANDS = {Command.PAUSE: runs.pause, Command.RESUME: runs.resume, Command.CANCEL: runs.cancel}
@@ -111,6 +113,19 @@ class RunAdmin(PageAdmin):
                 name: value for name, value in (obj.rollback or {}).items() if name != "plan_run_id" and value
             },
             "waiting": obj.clarifications.filter(status="pending").order_by("requested_at"),
+        }
+
+    def page_context(self, request: HttpRequest, obj: Run) -> dict[str, Any]:
+        """What became of the token that let it in, and where it is revoked."""
+        token_id, expires_at = (obj.capability.get(name) for name in ("token_id", "expires_at"))
+        if not token_id:
+            return {}
+        words = urlencode({"tenant": obj.tenant_id, "token_id": token_id})
+        may_revoke = request.user.has_perm("executions.add_revokedtoken")
+        return {
+            "expires_at": expires_at and parse_datetime(expires_at),
+            "revoked": RevokedToken.objects.filter(tenant=obj.tenant_id, token_id=token_id).first(),
+            "revoke_url": f"{reverse('admin:executions_revokedtoken_add')}?{words}" if may_revoke else "",
         }
 
     def act(self, request: HttpRequest, obj: Run) -> HttpResponse:

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from executions import events
 from executions.admin.base import ListAdmin
-from executions.models import ApiKey, IdempotencyRecord, Kind, RevokedToken, Run, RunStatus, Work
+from executions.models import ApiKey, AuditEntry, IdempotencyRecord, Kind, RevokedToken, Run, RunStatus, Work
 from executions.templatetags.reading import duration, excerpt, readable, relative
 from tests.factories.models import (
     ApiKeyFactory,
@@ -207,7 +207,14 @@ def test_the_navigation_counts_what_waits_and_shows_no_badge_for_nothing(browser
     assert badge() == ["1"]
 
 
-@pytest.mark.parametrize("model", ["run", "plan", "event", "work", "idempotencyrecord", "revokedtoken"])
+def test_a_revocation_is_never_taken_back(root, acme):
+    revoked = RevokedToken.objects.create(tenant=acme, token_id="tok-0", revoked_by="ops", reason="Lost.")
+    assert root.post(page_of(revoked, "delete"), {"post": "yes"}).status_code == 403
+    assert root.post(page_of(revoked), {"tenant": acme.pk, "token_id": "another", "reason": "None."}).status_code == 403
+    assert RevokedToken.objects.get().token_id == "tok-0"
+
+
+@pytest.mark.parametrize("model", ["run", "plan", "event", "work", "idempotencyrecord"])
 def test_not_even_a_superuser_adds_or_deletes_records(root, acme, model):
     run = RunFactory(tenant=acme)
     record = {"run": run, "plan": run.plan, "event": record_event(run, events.ACCEPTED)}.get(model)
@@ -275,6 +282,58 @@ def test_nobody_makes_a_key_in_anothers_name_or_for_another_tenant(browser, acme
         wanted = {"tenant": acme.pk, "principal": "agent", "scopes": ["decide"]} | stolen
         assert "Select a valid choice" in browser.post(reverse("admin:executions_apikey_add"), wanted).content.decode()
     assert not ApiKey.objects.exists()
+
+
+def by_token(tenant):
+    token = {"valid": True, "mode": "token", "token_id": "tok-1", "subject": "carol", "capabilities": ["mail:send"]}
+    return RunFactory(tenant=tenant, capability=token | {"expires_at": "2026-11-24T05:00:00+00:00", "limits": {}})
+
+
+def test_a_run_page_tells_what_let_it_in(browser, acme):
+    page = browser.get(page_of(by_token(acme))).content.decode()
+    assert all(word in page for word in ("tok-1", "carol", "mail:send", "24 Nov 2026, 05:00:00 UTC"))
+    assert "Revoke it" not in page
+    free = RunFactory(tenant=acme, capability={"valid": True, "mode": "development_without_token", "token_id": None})
+    assert "development lets a run in without one" in browser.get(page_of(free)).content.decode()
+
+
+def test_the_token_of_a_run_is_revoked_from_its_page(acme, client):
+    olga = staff_of(acme, username="otto", permissions=("view_run", "view_revokedtoken", "add_revokedtoken"))
+    client.force_login(olga)
+    run = by_token(acme)
+    page = client.get(page_of(run)).content.decode()
+    (address,) = re.findall(r'href="([^"]+)">Revoke it', page)
+    form = client.get(address.replace("&amp;", "&")).context["adminform"].form
+    assert form["token_id"].value() == "tok-1"
+    sent = {"tenant": form["tenant"].value(), "token_id": "tok-1", "reason": "The laptop is gone."}
+    assert client.post(address, sent).status_code == 302
+    revoked = RevokedToken.objects.get()
+    assert (revoked.tenant, revoked.token_id, revoked.revoked_by) == (acme, "tok-1", "otto")
+    entry = AuditEntry.objects.get(action="capability_token.revoked")
+    assert (entry.actor, entry.reason, entry.source) == ("otto", "The laptop is gone.", "admin")
+    assert "revoked" in client.get(page_of(run)).content.decode()
+    assert "Revoke it" not in client.get(page_of(run)).content.decode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"reason": "x"}, "at least 3 characters"),
+        ({"token_id": "a\tb"}, "printable characters"),
+        ({"token_id": ""}, "required"),
+        ({"tenant": "globex"}, "not one of the available choices"),
+        ({"token_id": "tok-0"}, "already exists"),
+    ],
+)
+def test_a_revocation_that_makes_no_sense_is_refused_with_the_field(acme, globex, client, changes, words):
+    client.force_login(staff_of(acme, username="otto", permissions=("view_revokedtoken", "add_revokedtoken")))
+    RevokedToken.objects.create(tenant=acme, token_id="tok-0", revoked_by="ops", reason="Lost.")
+    sent = {"tenant": acme.pk, "token_id": "tok-1", "reason": "The laptop is gone."} | changes
+    sent["tenant"] = globex.pk if sent["tenant"] == "globex" else sent["tenant"]
+    answer = client.post(reverse("admin:executions_revokedtoken_add"), sent)
+    assert answer.status_code == 200
+    assert words in answer.content.decode()
+    assert RevokedToken.objects.count() == 1
 
 
 def test_a_key_is_revoked_by_a_post_and_only_with_the_permission(browser, acme, client):
