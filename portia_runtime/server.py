@@ -77,8 +77,8 @@ class RuntimeServer:
     def stop(self) -> bool:
         """Serve and claim no more; whether all threads came to rest within four seconds."""
         views.watchers.close()
-        self._stopping.set()
-        self._waker.pull_trigger()
+        if self._loop.is_alive() and not self._stopping.is_set():
+            self._waker.pull_trigger(self._stopping.set)  # in the loop's thread, which closes the trigger when it ends
         is_quiet = self._engine.stop()
         self._loop.join(3)
         return is_quiet and not self._loop.is_alive()

@@ -34,7 +34,8 @@ EVERYTHING = [Scope.EXECUTE, Scope.READ, Scope.CONTROL]
 @pytest.fixture(scope="session", autouse=True)
 def passwords_are_hashed_in_no_time():
     """Spare each of the people in the tests a third of a second; what hashes passwords is Django's, and tested there."""
-    with override_settings(PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"]):
+    hashers = [f"django.contrib.auth.hashers.{name}PasswordHasher" for name in ("MD5", "PBKDF2")]
+    with override_settings(PASSWORD_HASHERS=hashers):
         yield
 
 

@@ -9,7 +9,7 @@ from django.contrib import admin
 from django.core.validators import MinLengthValidator
 from django.db.models import ForeignKey
 from django.forms import ModelChoiceField
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
@@ -27,6 +27,9 @@ class RevocationForm(forms.ModelForm):
     class Meta:
         model = RevokedToken
         fields = ["tenant", "token_id", "reason"]
+        help_texts = {
+            "token_id": "Its jti. The token is refused from now on, and its runs stop at their next check. This cannot be undone."
+        }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -59,6 +62,13 @@ class RevokedTokenAdmin(RecordAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         """By the permission to add revoked tokens."""
         return request.user.has_perm("executions.add_revokedtoken")
+
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Offer one way to save."""
+        buttons = {"show_save_and_add_another": False, "show_save_and_continue": False}
+        return super().add_view(request, form_url, buttons | (extra_context or {}))
 
     def formfield_for_foreignkey(
         self, db_field: ForeignKey, request: HttpRequest, **kwargs: Any

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 from django.conf import settings
+from django.contrib.auth.hashers import make_password
 from django.db import connection
 from joserfc.jwk import OKPKey
 
@@ -49,7 +50,8 @@ def test_no_secret_is_in_the_output_the_files_or_the_tables(acme, tmp_path, djan
     signing_key, stranger = (OKPKey.generate_key("Ed25519", auto_kid=True) for _ in range(2))
     (tmp_path / "jwks.json").write_text(json.dumps({"keys": [signing_key.as_dict(private=False)]}))
     api_key = create_api_key(tenant=acme, principal="agent", scopes=[Scope.EXECUTE, Scope.READ, Scope.CONTROL])[1]
-    django_user_model.objects.create_superuser("bob", password="correct-horse-77")
+    django_user_model.objects.create_superuser("bob")
+    django_user_model.objects.update(password=make_password("correct-horse-77", hasher="pbkdf2_sha256"))
     secrets = {
         "api key": api_key,
         "wrong api key": "orc_" + "w" * 43,
