@@ -18,6 +18,7 @@ from django.db import DatabaseError, connection
 from django.db.backends.signals import connection_created
 from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
+from psycopg.errors import InFailedSqlTransaction
 
 ROLE = "orchestrator_tenant"
 VISIBLE = "orchestrator.tenants"
@@ -95,8 +96,10 @@ def _see(tenants: tuple[UUID, ...] | None) -> None:
         return
     try:
         _become(tenants)
-    except DatabaseError:
-        if connection.in_atomic_block:  # broken as it is, it will be rolled back, or ends with its connection
+    except DatabaseError as error:
+        if isinstance(error.__cause__, InFailedSqlTransaction):  # its rollback takes back what was set within it
+            return
+        if connection.in_atomic_block:
             raise
         connection.close()  # the next one is made as it is to be
 

@@ -18,6 +18,7 @@ from executions.tenancy import see_only
 if TYPE_CHECKING:  # importing it at run time would be circular: DRF's own settings name this file
     from rest_framework.views import APIView
 
+REFUSED = "This API key is unknown, expired or revoked."
 LAST_USED_PRECISION = timedelta(minutes=1)
 
 
@@ -63,7 +64,7 @@ class ApiKeyAuthentication(BaseAuthentication):
         keys = ApiKey.objects.usable(timezone.now()).select_related("tenant", "user")
         key = keys.filter(digest=digest).first()
         if key is None:
-            raise AuthenticationFailed("This API key is unknown, expired or revoked.")
+            raise AuthenticationFailed(REFUSED)
         return key
 
     def _check_tenant_header(self, request: Request, tenant: Tenant) -> None:
@@ -75,6 +76,12 @@ class ApiKeyAuthentication(BaseAuthentication):
         now = timezone.now()
         if key.last_used_at is None or now - key.last_used_at > LAST_USED_PRECISION:
             ApiKey.objects.filter(pk=key.pk).update(last_used_at=now)
+
+
+def check_still_usable(request: Request) -> None:
+    """Raise AuthenticationFailed where the key has ended since the request began: for one that has waited."""
+    if not ApiKey.objects.usable(timezone.now()).filter(pk=request.auth.pk).exists():
+        raise AuthenticationFailed(REFUSED)
 
 
 class HasScope(BasePermission):

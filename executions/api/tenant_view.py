@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from executions import idempotency
-from executions.api.authentication import Principal
+from executions.api.authentication import Principal, check_still_usable
 from executions.api.parameters import check_parameters
 from executions.api.preferences import seconds_to_wait
 from executions.api.throttling import quota_headers
@@ -90,11 +90,16 @@ def answer_once(request: Request, work: Work, *, deduplicate: bool = False) -> H
     """
 
     def answer() -> Answer:
+        if wait:
+            check_still_usable(request)
         status, data, headers = work()
         return Answer(status, JSONRenderer().render(data), headers)
 
-    asked = _idempotent_request(request, deduplicate=deduplicate)
-    return _response(asked, once(asked, answer, wait=seconds_to_wait(request) or 0))
+    asked, wait = _idempotent_request(request, deduplicate=deduplicate), seconds_to_wait(request) or 0
+    done = once(asked, answer, wait=wait)
+    if wait and done.replayed:
+        check_still_usable(request)
+    return _response(asked, done)
 
 
 def answered(request: Request, *, deduplicate: bool = False) -> HttpResponseBase | None:

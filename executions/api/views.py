@@ -15,7 +15,7 @@ from rest_framework.response import Response
 
 from executions.actions import captokens, denials, plans, previews, runs
 from executions.actions.runs import Submission
-from executions.api.authentication import Principal
+from executions.api.authentication import Principal, check_still_usable
 from executions.api.conditional import VERSIONS_PATTERN, conditional, if_match_versions
 from executions.api.headers import sends
 from executions.api.lists import IF_NONE_MATCH
@@ -139,6 +139,7 @@ class ExecuteView(TenantView):
                 run_id = UUID(accepted.headers["Location"].rsplit("/", 1)[1])
                 find_run(self.principal, run_id, wanted=frozenset())
                 runs.wait(run_id, seconds=seconds, or_stopped=True)
+                check_still_usable(request)
                 run, shown = shown_run(self.principal, run_id)
             except NotFound:  # a replay may outlive its run
                 return accepted
@@ -187,6 +188,7 @@ class RunView(TenantView):
             if seconds:
                 find_run(self.principal, run_id, wanted=frozenset())
                 runs.wait(run_id, seconds=seconds, since=since)
+                check_still_usable(request)
         run, shown = shown_run(self.principal, run_id, wanted=wanted)
         response = Response(shown, headers=applied)
         return conditional(request, response, etag_of(run))

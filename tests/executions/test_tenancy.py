@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 from django.apps import apps
-from django.db import DatabaseError, ProgrammingError, connection, transaction
+from django.db import DatabaseError, DataError, ProgrammingError, connection, transaction
 from django.urls import include, path
 
 from approvals_bridge.models import Clarification, Vote
@@ -256,6 +256,18 @@ def test_a_failed_transaction_leaves_the_wall_where_it_was(two, acme):
             Run.objects.count()
             raise ZeroDivisionError
         assert Run.objects.count() == 1
+
+
+def test_an_error_behind_the_wall_is_told_as_it_is_and_leaves_the_wall_where_it_was(two, acme):
+    with only(acme.pk):
+        with pytest.raises(DataError), transaction.atomic(), every_tenant(), connection.cursor() as cursor:
+            cursor.execute("SELECT 1/0")
+        assert whose() == (ROLE, str(acme.pk))
+        assert Run.objects.count() == 1
+    with pytest.raises(DataError), transaction.atomic(), only(acme.pk), connection.cursor() as cursor:
+        cursor.execute("SELECT 1/0")
+    assert whose()[0] != ROLE
+    assert Run.objects.count() == 2
 
 
 def test_a_whole_run_goes_through_behind_the_wall(api, portia):

@@ -12,8 +12,10 @@ from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
 from executions import idempotency, tasks, waiting
-from executions.models import Run
+from executions.actions.tenants import revoke_api_key
+from executions.models import ApiKey, Run
 from tests.conftest import work, work_until
+from tests.executions.test_idempotency_table import in_flight, post
 from tests.executions.test_submission import ECHO, submit
 from tests.factories import documents
 
@@ -157,6 +159,32 @@ def test_a_wait_sleeps_instead_of_asking(api):
     with CaptureQueriesContext(connections["default"]) as queries:
         look(api, run["run_id"], since=run["version"], prefer="wait=2")
     assert len(queries) < 15
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda api, run: look(api, run, prefer="wait=20"), lambda api, run: execute(api, prefer="wait=20")]
+)
+def test_a_key_that_is_revoked_while_it_waits_gets_nothing(api, portia, ask):
+    run = submit(api)
+    with ThreadPoolExecutor(1) as pool:
+        waiting_call = in_thread(pool, ask, api, run["run_id"])
+        time.sleep(0.3)
+        revoke_api_key(ApiKey.objects.get(principal="agent"), by="ops")
+        work_for(1.5)
+        response, seconds = waiting_call.result()
+    assert (response.status_code, response.json()["code"]) == (401, "authentication-failed")
+    assert seconds < 10
+
+
+def test_a_key_that_is_revoked_while_it_waits_for_its_own_request_gets_no_answer(api):
+    with ThreadPoolExecutor(1) as pool:
+        with in_flight(api):
+            repeat = in_thread(pool, post, api, prefer="wait=5")
+            time.sleep(0.3)
+            revoke_api_key(ApiKey.objects.get(principal="agent"), by="ops")
+        response, _ = repeat.result()
+    assert (response.status_code, response.json()["code"]) == (401, "authentication-failed")
+    assert Run.objects.count() == 1
 
 
 def test_no_wait_is_given_where_every_place_is_taken(api):
