@@ -64,10 +64,10 @@ class NewestFirst(BasePagination):
         Behind the wall between tenants PostgreSQL uses no index for what is no plain comparison, lest it tell of hidden rows. So
         the keys are looked up on this side of it; their rows, which are what is shown, are then read on the other.
         """
-        if not asked.is_scattered:
+        if not asked.fits:
             return first_keys(rows, asked, **which)
         with every_tenant():
-            return gathered(rows, asked, **which)
+            return gathered(rows, asked, **which) if asked.is_scattered else first_keys(rows, asked, **which)
 
     def get_paginated_response(self, data: Any) -> Response:
         """Put the page into its envelope."""
