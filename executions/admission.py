@@ -52,9 +52,11 @@ def check_still_admitted(
 ) -> list[str]:
     """Check once more a run that was let in; returns the tools that are left to it.
 
-    `capability` and `tools` are what was recorded of it then. Its token may have been revoked since, and the tenant's tools be
-    others; that it has expired is no matter. Raises CapabilityRefused.
+    `capability` and `tools` are what was recorded of it then. Its token may have been revoked since, the tenant be inactive, or
+    its tools be others; that the token has expired is no matter. Raises CapabilityRefused.
     """
+    if not tenant.is_active:
+        raise CapabilityRefused("The tenant of this run is inactive.", reason="tenant_inactive")
     check_not_revoked(tenant=tenant, capability=capability)
     allowed = allowed_tools(plan=plan, tenant=tenant, token_tools=tools)
     _check_arguments(plan, limits=capability.get("limits", {}), tools=allowed)

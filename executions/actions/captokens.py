@@ -15,6 +15,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from executions import audit, captoken_keys
+from executions.actions import withdrawals
 from executions.admission import refusal_of
 from executions.argument_limits import Limits, narrowed
 from executions.capabilities import (
@@ -132,6 +133,7 @@ def revoke(*, tenant: Tenant, token_id: str, by: str, reason: str) -> RevokedTok
         audit.record(
             action="capability_token.revoked", subject=subject_of(token_id), by=by, tenant_id=tenant.pk, reason=reason
         )
+        withdrawals.look_at_runs_of(token_id, tenant=tenant)
     return revoked
 
 

@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 from django.db import transaction
 from django.utils import timezone
 
-from executions.actions import denials, plans, snapshots
+from executions.actions import denials, plans, snapshots, withdrawals
 from executions.admission import check_still_admitted
-from executions.errors import CapabilityRefused, InvalidPlan, OrchestratorError
+from executions.errors import CapabilityRefused, InvalidPlan
 from executions.models import Command, Kind, Run, RunReason, RunStatus, Work
 from executions.plan_document import ExecutablePlan
 from executions.portia.client import portia
@@ -52,6 +52,7 @@ SLOWEST_SYNC = 15.0
 WAITING_SYNC = 30.0  # while a person decides; what he decides makes the run due at once
 LOST_AFTER = timedelta(seconds=30)
 MISCONFIGURED_RETRY = 30.0
+FOUND = ("portia_run_id", "portia_plan_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +125,9 @@ def deliver_commands() -> int:
 
 def _prepare(work: Work, run: Run) -> list[Launch]:
     """Check once more that the run may start; settle it here where it may not, and return nothing."""
+    if denials.is_over_here(run) and _may_be_there(work, run):
+        _withdraw(work, run)
+        return []
     if run.status != RunStatus.PENDING or (run.requested == Command.CANCEL and _cancelled_unsent(work)):
         Work.objects.done([work])
         return []
@@ -131,12 +135,13 @@ def _prepare(work: Work, run: Run) -> list[Launch]:
         document = plans.parsed(run.plan_id)
         _narrow(work, run, document)
     except (InvalidPlan, CapabilityRefused) as refused:
-        denied = isinstance(refused, CapabilityRefused)
-        reason = RunReason.CAPABILITY_DENIED if denied else RunReason.PLAN_REFUSED
-        _fail(run, reason, code=refused.code, message=str(refused), work=work, refused=refused)
+        _refuse(work, run, refused)
         return []
-    plan = translate(document, allowed_tools=run.allowed_tools, timeout=run.timeout, retry_policy=run.retry_policy)
-    return [Launch(work=work, run=run, plan=plan)]
+    return [Launch(work=work, run=run, plan=_translated(run, document))]
+
+
+def _translated(run: Run, document: ExecutablePlan) -> PortiaPlan:
+    return translate(document, allowed_tools=run.allowed_tools, timeout=run.timeout, retry_policy=run.retry_policy)
 
 
 def _narrow(work: Work, run: Run, document: ExecutablePlan) -> None:
@@ -145,7 +150,7 @@ def _narrow(work: Work, run: Run, document: ExecutablePlan) -> None:
     A run that Portia may know already keeps its list: the same request has to be sent again.
     """
     tools = check_still_admitted(plan=document, tenant=run.tenant, capability=run.capability, tools=run.allowed_tools)
-    if tools != run.allowed_tools and work.attempts - 1 <= run.unsent_attempts:
+    if tools != run.allowed_tools and not _may_be_there(work, run):
         run.allowed_tools = tools
         run.save(update_fields=["allowed_tools"])
 
@@ -154,32 +159,69 @@ def _cancelled_unsent(work: Work) -> bool:
     """Cancel the run here if somebody asked for it and no earlier attempt can have reached Portia."""
     with transaction.atomic():
         run = Run.objects.select_for_update().get(pk=work.run_id)
-        if run.requested != Command.CANCEL or work.attempts - 1 > run.unsent_attempts:
+        if run.requested != Command.CANCEL or _may_be_there(work, run):
             return False
         run.transition(RunStatus.CANCELLED, RunReason.CANCEL_REQUESTED)
     return True
 
 
+def _may_be_there(work: Work, run: Run) -> bool:
+    """Whether an earlier attempt of this launch may have reached Portia."""
+    return work.attempts - 1 > run.unsent_attempts
+
+
+def _refuse(work: Work, run: Run, refused: InvalidPlan | CapabilityRefused) -> None:
+    """End a run that may not start; where it may have, the launch's row stays until that is undone at Portia."""
+    is_unsure = _may_be_there(work, run)
+    with transaction.atomic():
+        run = Run.objects.select_for_update(of=("self",)).select_related("tenant").get(pk=run.pk)
+        if not run.is_terminal and isinstance(refused, CapabilityRefused):
+            denials.end(run, refused)
+        elif not run.is_terminal:
+            error = {"code": refused.code, "message": str(refused)}
+            run.transition(RunStatus.FAILED, RunReason.PLAN_REFUSED, by="orchestrator", error=error)
+        if not is_unsure:
+            Work.objects.done([work])
+    if is_unsure:
+        _withdraw(work, run)
+
+
+def _withdraw(work: Work, run: Run) -> None:
+    """Find what Portia has made of a run that is over here, and have it cancelled there; or see to it that it never starts."""
+    try:
+        with correlated(run.correlation_id, run.traceparent):
+            remote = None if run.portia_run_id else withdrawals.remote_run_of(run, plan_id=_launched_plan(run))
+    except PortiaError as error:
+        level = logging.WARNING if error.retryable else logging.ERROR
+        logger.log(level, "run %s: taking back its launch put off: %s", run.pk, error.message)
+        Work.objects.later(work, delay=_retry_delay(work, error))
+        return
+    with transaction.atomic():
+        run = Run.objects.select_for_update().get(pk=run.pk)
+        if remote and not run.portia_run_id:
+            run.portia_run_id, run.portia_plan_id = remote.run_id, remote.plan_id
+            run.touch(*FOUND)
+        if run.portia_run_id:
+            Work.objects.schedule(run.pk, Kind.COMMAND)
+        Work.objects.done([work])
+
+
+def _launched_plan(run: Run) -> str:
+    """The plan's id in an unanswered launch; empty where a killed worker left none, and the plan cannot be read any more."""
+    try:
+        return run.portia_plan_id or _translated(run, plans.parsed(run.plan_id)).plan_id
+    except InvalidPlan:
+        return ""
+
+
 def _create_remote(ready: Launch) -> PortiaPlanRun:
     """Create the remote run, and before it the plan where Portia does not have it yet."""
+    plan, run = ready.plan, ready.run
     try:
-        return _create_run(ready)
+        return withdrawals.create_run(run, plan_id=plan.plan_id)
     except PlanNotFound:
-        portia().create_plan(ready.plan, tenant=ready.run.tenant.identifier)
-        return _create_run(ready)
-
-
-def _create_run(ready: Launch) -> PortiaPlanRun:
-    run = ready.run
-    return portia().create_run(
-        tenant=run.tenant.identifier,
-        plan_id=ready.plan.plan_id,
-        parameters=run.parameters,
-        variables=run.variables,
-        triggered_by=run.triggered_by,
-        correlation_id=run.correlation_id,
-        idempotency_key=str(run.pk),
-    )
+        portia().create_plan(plan, tenant=run.tenant.identifier)
+        return withdrawals.create_run(run, plan_id=plan.plan_id)
 
 
 def _settle_launch(ready: Launch, answer: PortiaPlanRun | PortiaError) -> None:
@@ -187,34 +229,60 @@ def _settle_launch(ready: Launch, answer: PortiaPlanRun | PortiaError) -> None:
         _launch_failed(ready, answer)
         return
     with transaction.atomic():
-        run = Run.objects.select_for_update().get(pk=ready.run.pk)
-        if not run.portia_run_id and not run.is_terminal:
+        run = Run.objects.select_for_update(of=("self",)).select_related("tenant").get(pk=ready.run.pk)
+        if not run.portia_run_id:
             run.portia_run_id, run.portia_plan_id = answer.run_id, ready.plan.plan_id
-            waits = run.status == RunStatus.PENDING
-            there = (RunStatus.RUNNING, RunReason.EXECUTING) if waits else (run.status, run.reason)
-            run.transition(*there, also=("portia_run_id", "portia_plan_id"))
-            snapshots.apply(run, answer)
+            _begin(run, answer)
         Work.objects.done([ready.work])
         if not run.is_terminal:
             Work.objects.schedule(run.pk, Kind.SYNC, delay=FIRST_SYNC)
-        if run.requested:
+        if run.requested or denials.is_over_here(run):
             Work.objects.schedule(run.pk, Kind.COMMAND)
+
+
+def _begin(run: Run, answer: PortiaPlanRun) -> None:
+    """Write down that Portia has the run, and how far it is; one that lost its rights during the call has ended instead."""
+    if run.is_terminal:
+        run.touch(*FOUND)
+        return
+    if refused := denials.refusal(run):
+        denials.end(run, refused, also=FOUND)
+        return
+    waits = run.status == RunStatus.PENDING
+    there = (RunStatus.RUNNING, RunReason.EXECUTING) if waits else (run.status, run.reason)
+    run.transition(*there, also=FOUND)
+    snapshots.apply(run, answer)
 
 
 def _launch_failed(ready: Launch, error: PortiaError) -> None:
     if not error.retryable and not isinstance(error, Unauthorized):
-        _fail(ready.run, RunReason.PLAN_REFUSED, code=error.code or "plan_refused", message=error.message,
-              details=error.details, work=ready.work)  # fmt: skip
+        _refused_there(ready, error)
         return
     logger.warning("run %s: launch put off: %s", ready.run.pk, error.message)
     with transaction.atomic():
         run = Run.objects.select_for_update().get(pk=ready.run.pk)
         if run.status == RunStatus.PENDING:
             run.transition(RunStatus.PENDING, RunReason.PORTIA_UNREACHABLE, error={"message": error.message})
-        if not error.sent:
+        if error.sent:
+            run.portia_plan_id = ready.plan.plan_id
+        else:
             run.unsent_attempts += 1
-            run.save(update_fields=["unsent_attempts"])
+        run.save(update_fields=["portia_plan_id", "unsent_attempts"])
         Work.objects.later(ready.work, delay=_retry_delay(ready.work, error))
+
+
+def _refused_there(ready: Launch, error: PortiaError) -> None:
+    """End a run that Portia does not take; where it may have taken it at an earlier attempt, that is undone next."""
+    with transaction.atomic():
+        run = Run.objects.select_for_update().get(pk=ready.run.pk)
+        if not run.is_terminal:
+            told: dict[str, Any] = {"code": error.code or "plan_refused", "message": error.message}
+            told |= {"details": error.details} if error.details else {}
+            run.transition(RunStatus.FAILED, RunReason.PLAN_REFUSED, by="orchestrator", error=told)
+        if _may_be_there(ready.work, run):
+            Work.objects.later(ready.work, delay=0)
+        else:
+            Work.objects.done([ready.work])
 
 
 # -- sync
@@ -238,7 +306,9 @@ def _sync_tenant(tenant: str, works: list[Work], runs: dict[Any, Run]) -> Portia
             with Work.objects.attempt(work):
                 _settle_sync(work, runs[work.run_id], remote)
     for portia_run_id in missing:
-        _settle_missing(ids[portia_run_id])
+        work = ids[portia_run_id]
+        with Work.objects.attempt(work):
+            _settle_missing(work)
     return None
 
 
@@ -298,11 +368,12 @@ def _command(work: Work, run: Run) -> list[Errand]:
 
 
 def _may_not_go_on(work: Work, run: Run) -> bool:
-    """Whether a run to be resumed has lost what let it in; it then ends, here and, in a later try if need be, at Portia."""
-    if run.requested != Command.RESUME and run.reason != RunReason.CAPABILITY_DENIED:
+    """Whether a run has lost what let it in; it then ends, here and, in a later try if need be, at Portia."""
+    if not denials.is_over_here(run) and (run.is_terminal or run.requested == Command.CANCEL):
         return False
     try:
-        denied = denials.stop(run)
+        with correlated(run.correlation_id, run.traceparent):
+            denied = denials.stop(run)
     except PortiaError as error:
         logger.warning("run %s: the end of a denied run put off: %s", run.pk, error.message)
         Work.objects.later(work, delay=_retry_delay(work, error))
@@ -382,23 +453,3 @@ def _retry_delay(work: Work, error: PortiaError) -> float:
     if isinstance(error, Unauthorized):
         return MISCONFIGURED_RETRY
     return max(error.retry_after or 0.0, work.backoff)
-
-
-def _fail(
-    run: Run,
-    reason: RunReason,
-    *,
-    code: str,
-    message: str,
-    work: Work,
-    details: dict[str, Any] | None = None,
-    refused: OrchestratorError | None = None,
-) -> None:
-    with transaction.atomic():
-        locked = Run.objects.select_for_update().get(pk=run.pk)
-        if not locked.is_terminal:
-            error = {"code": code, "message": message, **({"details": details} if details else {})}
-            if isinstance(refused, CapabilityRefused):
-                denials.record_of_run(locked, refused)
-            locked.transition(RunStatus.FAILED, reason, by="orchestrator", error=error)
-        Work.objects.done([work])

@@ -16,7 +16,7 @@ from django.utils.text import Truncator
 from unfold.decorators import display
 from unfold.views import ChangeList
 
-from executions.actions import runs
+from executions.actions import denials, runs
 from executions.admin.base import PageAdmin
 from executions.admin.filters import (
     LabelFilter,
@@ -133,7 +133,8 @@ class RunAdmin(PageAdmin):
         word = request.POST.get("command", "")
         if word in COMMANDS and request.user.has_perm("executions.change_run"):
             by = request.user.get_username()
-            self.attempt(request, lambda: COMMANDS[Command(word)](obj.pk, by=by), success=DONE[Command(word)])
+            command = denials.recorded(tenant=obj.tenant, by=by)(COMMANDS[Command(word)])
+            self.attempt(request, lambda: command(obj.pk, by=by), success=DONE[Command(word)])
         else:
             self.message_user(request, "You may not steer runs: ask for the permission “Can change run”.", "error")
         return HttpResponseRedirect(self.url_of(obj))

@@ -8,7 +8,7 @@ from executions.models.tenant import Tenant
 
 
 class RevokedToken(models.Model):
-    """The `jti` of a token. It also stops the runs the token let in, at their launch and after each wait for a person."""
+    """The `jti` of a token. It also stops the runs the token let in, before their launch and while they go on."""
 
     id = models.BigAutoField(primary_key=True)
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="revoked_tokens")
