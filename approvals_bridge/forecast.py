@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 
 from django.contrib.auth import get_user_model
@@ -10,7 +9,8 @@ from django.db.models import Q
 
 from approvals_bridge import policy
 from approvals_bridge.models import Clarification
-from executions.models import ApiKey, Run, Tenant
+from executions.models import Run, Tenant
+from executions.names import made_by
 from executions.portia.questions import Question
 
 
@@ -41,16 +41,14 @@ def _people(tenant: Tenant) -> list[policy.Person]:
     """Everybody who may decide something of this tenant, by username."""
     users = get_user_model().objects.with_perm(policy.PERMISSION)
     deciders = users.filter(Q(is_superuser=True) | Q(pk__in=tenant.members.values("pk")))
-    made_for = defaultdict(set)
-    for maker, principal in ApiKey.objects.filter(tenant=tenant).values_list("created_by", "principal"):
-        made_for[maker].add(principal)
+    keys = policy.makers_of_keys(tenant)
     people = [
         policy.Person(
             user_id=user.pk,
             username=user.get_username(),
             names=policy.names_of(user),
             groups=policy.groups_of(group.name for group in user.groups.all()),
-            keys_made_for=frozenset().union(*(made_for[name] for name in policy.names_of(user))),
+            keys_made_for=made_by(policy.names_of(user), keys),
             may_decide=True,
             belongs=True,
         )

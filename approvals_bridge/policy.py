@@ -13,6 +13,7 @@ from typing import Any
 from approvals_bridge.models import Category, Clarification, ClarificationStatus
 from executions.errors import Conflict, Forbidden, Gone, OrchestratorError
 from executions.models import ApiKey, Tenant
+from executions.names import fold_all, made_by
 
 PERMISSION = "approvals_bridge.decide_clarification"
 GROUP_PREFIX = "group:"
@@ -33,7 +34,7 @@ class Person:
     username: str
     names: frozenset[str]
     groups: frozenset[str]
-    keys_made_for: frozenset[str]  # principals: whoever makes a key has seen its secret
+    keys_made_for: frozenset[str]  # principals: whoever makes a key has seen its secret, and can make others with it
     may_decide: bool
     belongs: bool
 
@@ -76,14 +77,14 @@ def objection(clarification: Clarification, person: Person) -> str | None:
     if clarification.category == Category.USER_VERIFICATION and _has_asked(clarification, person):
         return "You asked for this yourself; somebody else has to decide it."
     named = clarification.required_approvers
-    if named and not (person.names | person.groups) & set(named):
+    if named and not (person.names & fold_all(named) or person.groups & set(named)):
         return f"Only these may decide this: {', '.join(named)}."
     return None
 
 
 def names_of(user: Any) -> frozenset[str]:
-    """What a user is called where people are named: in required_approvers, and as who asked."""
-    return frozenset(name for name in (user.get_username(), user.email) if name)
+    """What a user is called where people are named, in required_approvers and as who asked; folded (executions.names)."""
+    return fold_all((user.get_username(), user.email))
 
 
 def groups_of(names: Iterable[str]) -> frozenset[str]:
@@ -103,12 +104,15 @@ def _looked_up(user: Any, tenant: Tenant) -> Person:
         username=user.get_username(),
         names=names_of(user),
         groups=groups_of(user.groups.values_list("name", flat=True)),
-        keys_made_for=frozenset(
-            ApiKey.objects.filter(tenant=tenant, created_by__in=names_of(user)).values_list("principal", flat=True)
-        ),
+        keys_made_for=made_by(names_of(user), makers_of_keys(tenant)),
         may_decide=user.is_active and user.has_perm(PERMISSION),
         belongs=user.is_superuser or tenant.members.filter(pk=user.pk).exists(),
     )
+
+
+def makers_of_keys(tenant: Tenant) -> list[tuple[str, str]]:
+    """(maker, principal) of all keys of a tenant."""
+    return list(ApiKey.objects.filter(tenant=tenant).order_by().values_list("created_by", "principal").distinct())
 
 
 def _has_asked(clarification: Clarification, person: Person) -> bool:
@@ -118,7 +122,7 @@ def _has_asked(clarification: Clarification, person: Person) -> bool:
     """
     run = clarification.run
     subjects = [run.capability.get("subject"), *run.capability.get("former_subjects", ())]
-    names = {run.triggered_by, run.requested_by, run.plan.created_by, *subjects}
-    if person.keys_made_for & {run.requested_by, run.plan.created_by}:
+    names = fold_all((run.triggered_by, run.requested_by, run.plan.created_by, *subjects))
+    if person.keys_made_for & fold_all((run.requested_by, run.plan.created_by)):
         return True
     return bool(person.names & names) or person.user_id in (run.requested_by_user_id, run.plan.created_by_user_id)

@@ -1,6 +1,6 @@
-"""A run that outlived its capability token while people decided, where its plan asks for a fresh one then.
+"""A run that outlived its capability token while it waited for people, where its plan asks for a fresh one then.
 
-The answer is kept back, and the run shows `paused/pause_requested` with an `error` that says what it waits for, until
+A run that somebody has paused is resumed with a fresh token only (`freshen`). Where people decided, the answer is kept back, and the run shows `paused/pause_requested` with an `error` that says what it waits for, until
 `runs.resume` brings a fresh token. Portia hears nothing of it: there the run waits for the answer, and could not be resumed.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Q
 from django.utils import timezone
 
 from executions import audit, events
@@ -19,12 +18,18 @@ from executions.capabilities import LEEWAY
 from executions.captokens import SignedToken
 from executions.errors import CapabilityRefused
 from executions.models import Kind, Plan, Run, RunReason, RunStatus, Work
+from executions.names import fold_all, folded
 
 CODE = "fresh_capability_needed"
 SENTENCE = (
     "The capability token ended while people decided, and the plan asks for a fresh one. Resume the run with a token that is "
     "good now, as X-Capability-Token; until then the answer is kept back."
 )
+PAUSED_SENTENCE = (
+    "The capability token ended while the run was paused, and the plan asks for a fresh one. Resume it with a token that is good "
+    "now, as X-Capability-Token."
+)
+LET_IN = ("capability", "allowed_tools")
 RECORDED = ("token_id", "subject", "capabilities", "expires_at")
 
 
@@ -54,6 +59,23 @@ def renew(run: Run, *, token: SignedToken | None, by: str) -> None:
 
     Needs the caller's transaction and a locked run. Raises CapabilityRefused, saying what is needed, or InvalidPlan.
     """
+    _let_in_anew(run, token=token, by=by)
+    there = (RunStatus.PAUSED, RunReason.AWAITING_CLARIFICATION)
+    run.transition(*there, by=by, also=LET_IN)
+    Work.objects.schedule(run.pk, Kind.ANSWER)
+
+
+def freshen(run: Run, *, token: SignedToken | None, by: str) -> None:
+    """Let a run in anew that somebody paused and that has outlived its token meanwhile; others have no use for one.
+
+    Needs the caller's transaction and a locked run. Raises as `renew` does.
+    """
+    if run.status == RunStatus.PAUSED and not is_held(run) and _has_outlived_its_token(run):
+        _let_in_anew(run, token=token, by=by)
+        run.save(update_fields=LET_IN)
+
+
+def _let_in_anew(run: Run, *, token: SignedToken | None, by: str) -> None:
     admission = _admitted_anew(run, token)
     before, subjects = run.capability, _subjects_until_now(run)
     run.capability = admission.validation.to_json() | {"former_subjects": subjects}
@@ -64,9 +86,6 @@ def renew(run: Run, *, token: SignedToken | None, by: str) -> None:
         action="capability.renewed", subject=f"execution/{run.pk}", by=by, tenant_id=run.tenant_id,
         before={name: before.get(name) for name in RECORDED}, after=facts, correlation=run.correlation_id,
     )  # fmt: skip
-    there = (RunStatus.PAUSED, RunReason.AWAITING_CLARIFICATION)
-    run.transition(*there, by=by, also=("capability", "allowed_tools"))
-    Work.objects.schedule(run.pk, Kind.ANSWER)
 
 
 def _has_outlived_its_token(run: Run) -> bool:
@@ -94,7 +113,7 @@ def _hold(run: Run) -> None:
 def _admitted_anew(run: Run, token: SignedToken | None) -> Admission:
     check_not_revoked(tenant=run.tenant, capability=run.capability)
     if token is None:
-        raise CapabilityRefused(SENTENCE, reason=CODE)
+        raise CapabilityRefused(SENTENCE if is_held(run) else PAUSED_SENTENCE, reason=CODE)
     plan = plans.parsed(run.plan_id)
     admission = admit(plan=plan, tenant=run.tenant, token=token, now=timezone.now())
     if plan.needs_llm:
@@ -116,9 +135,9 @@ def _check_covers_all(run: Run, admission: Admission) -> None:
 def _check_other_eyes(run: Run, admission: Admission) -> None:
     """Four eyes: nobody vouches for a run that he let go on himself."""
     subject = admission.validation.subject
-    is_subject = Q(votes__voter__username=subject) | Q(votes__voter__email=subject)
     waiting = run.clarifications.filter(category="User Verification", status="approved", delivered_at=None)
-    if waiting.filter(is_subject).exists():
+    voters = waiting.values_list("votes__voter__username", "votes__voter__email")
+    if subject and folded(subject) in fold_all(name for names in voters for name in names):
         raise CapabilityRefused(
             f"{subject}, in whose name the token speaks, gave the approval that waits: bring somebody else's token.",
             reason="four_eyes",

@@ -143,7 +143,7 @@ def pause(run_id: UUID, *, by: str, versions: Versions = None) -> Run:
 def resume(run_id: UUID, *, by: str, versions: Versions = None, token: SignedToken | None = None) -> Run:
     """Let a paused run go on, or withdraw a pause that has not taken hold.
 
-    A run that waits for a fresh `token` is let in anew by it; others have no use for one. Raises CapabilityRefused where it is
+    A run that waits for a fresh `token`, or has outlived its own while it was paused, is let in anew by it. Raises CapabilityRefused where it is
     missing or does not do; then nothing has changed.
     """
     return _request(run_id, Command.RESUME, by=by, versions=versions, token=token)
@@ -263,6 +263,8 @@ def _request(run_id: UUID, command: Command, *, by: str, versions: Versions, tok
         if _is_fulfilled(run, command):
             return run
         _check_allowed(run, command)
+        if command == Command.RESUME:
+            renewals.freshen(run, token=token, by=by)
         _note_command(run, command, by=by)
         if not (_settle_before_launch(run, command) or _settle_held(run, command, by=by, token=token)):
             run.requested = command

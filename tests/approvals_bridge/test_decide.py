@@ -78,6 +78,25 @@ def test_nobody_approves_what_a_service_asked_whose_key_he_made():
     assert decide(asked, carol).status == "approved"
 
 
+@pytest.mark.parametrize("name", ["BOB", "Bob@Example.COM", "\uff42ob"])
+@pytest.mark.parametrize("as_whom", ["triggered_by", "subject"])
+def test_a_name_is_the_same_however_it_is_spelt(name, as_whom):
+    fields = {"triggered_by": name} if as_whom == "triggered_by" else {"capability": {"subject": name}}
+    asked = ClarificationFactory(run=RunFactory(status="paused", **fields))
+    with pytest.raises(Forbidden, match="yourself"):
+        decide(asked, staff_of(asked.tenant, username="bob"))
+
+
+def test_a_key_made_with_a_key_he_made_is_as_good_as_his():
+    asked = ClarificationFactory(run=RunFactory(status="paused", requested_by="third"))
+    bob, carol = staff_of(asked.tenant, username="bob"), staff_of(asked.tenant, username="carol")
+    for maker, principal in (("Bob", "first"), ("first", "second"), ("second", "third"), ("third", "first")):
+        create_api_key(tenant=asked.tenant, principal=principal, scopes=["admin"], by=maker)
+    with pytest.raises(Forbidden, match="yourself"):
+        decide(asked, bob)
+    assert decide(asked, carol).status == "approved"
+
+
 def test_an_outsider_cannot_decide(asked):
     mallory = staff_of(RunFactory().tenant, username="mallory")
     with pytest.raises(Forbidden, match="belong"):
@@ -89,7 +108,7 @@ def test_without_the_permission_one_can_only_look(asked):
         decide(asked, staff_of(asked.tenant, username="dave", permissions=()))
 
 
-@pytest.mark.parametrize(("named", "allowed"), [(["bob"], True), (["bob@example.com"], True), (["group:board"], False)])
+@pytest.mark.parametrize(("named", "allowed"), [(["bob"], True), (["Bob@example.com"], True), (["group:board"], False)])
 def test_only_the_named_may_decide(asked, bob, named, allowed):
     Clarification.objects.filter(pk=asked.pk).update(required_approvers=named)
     asked.refresh_from_db()

@@ -296,3 +296,43 @@ def test_a_dry_run_says_that_a_fresh_token_will_be_needed(api, portia):
     for other, headers in ((ASKS, {}), (documents.plan(security_context=CONTEXT), {"x-capability-token": token()})):
         seen = api.post("/v1/execute", {"executable_plan": other, "dry_run": True}, expect=200, **headers)
         assert not any("fresh_capability_after_wait" in one for one in seen["warnings"])
+
+
+# -- a pause is a wait for people, too
+
+
+PAUSED = {"status": "paused", "reason": "pause_requested"}
+WAITS = documents.plan(action("echo"), action("wait", parameters={"seconds": 0}), security_context=CONTEXT)
+
+
+def paused(api, document=WAITS):
+    """A run that somebody paused before its launch, and whose token has ended meanwhile."""
+    run = submit(api, document, token())["run_id"]
+    api.post(f"/v1/executions/{run}/pause", expect=202)
+    assert Run.objects.get(pk=run).reason == "pause_requested"
+    expire(run)
+    return run
+
+
+def test_a_paused_run_that_outlived_its_token_is_resumed_with_a_fresh_one_only(api, acme, portia):
+    run_id = paused(api)
+    problem = resume(api, run_id, expect=403)
+    assert (problem["reason"], "while the run was paused" in problem["detail"]) == ("fresh_capability_needed", True)
+    assert AuditEntry.objects.filter(action="capability.denied").count() == 1
+    assert {name: getattr(Run.objects.get(pk=run_id), name) for name in PAUSED} == PAUSED
+    assert resume(api, run_id, token(capabilities=["other:one"]), expect=403)["reason"] == "missing_capability"
+    resume(api, run_id, token(subject="dora"), expect=202)
+    run = work_until(run_id, status="completed")
+    assert (run.capability["subject"], run.capability["former_subjects"]) == ("dora", ["carol"])
+    assert AuditEntry.objects.filter(action="capability.renewed").count() == 1
+
+
+def test_a_paused_run_whose_token_still_holds_or_whose_plan_does_not_ask_needs_none(api, acme, portia):
+    run_id = submit(api, WAITS, token())["run_id"]
+    api.post(f"/v1/executions/{run_id}/pause", expect=202)
+    resume(api, run_id, expect=202)
+    assert work_until(run_id, status="completed").capability["subject"] == "carol"
+    quiet = documents.plan(action("echo"), security_context=CONTEXT | {"fresh_capability_after_wait": False})
+    run_id = paused(api, quiet)
+    resume(api, run_id, expect=202)
+    work_until(run_id, status="completed")
