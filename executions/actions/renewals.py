@@ -1,7 +1,8 @@
 """A run that outlived its capability token while it waited for people, where its plan asks for a fresh one then.
 
-A run that somebody has paused is resumed with a fresh token only (`freshen`). Where people decided, the answer is kept back, and the run shows `paused/pause_requested` with an `error` that says what it waits for, until
-`runs.resume` brings a fresh token. Portia hears nothing of it: there the run waits for the answer, and could not be resumed.
+A run that somebody paused is resumed with a fresh token only (`freshen`). Where people decided, the answer is kept back, and
+the run shows `paused/pause_requested` with an `error` that says what it waits for, until `runs.resume` brings a fresh token
+(`renew`). Portia hears nothing of it: there the run waits for the answer, and could not be resumed.
 """
 
 from __future__ import annotations

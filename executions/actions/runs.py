@@ -143,8 +143,8 @@ def pause(run_id: UUID, *, by: str, versions: Versions = None) -> Run:
 def resume(run_id: UUID, *, by: str, versions: Versions = None, token: SignedToken | None = None) -> Run:
     """Let a paused run go on, or withdraw a pause that has not taken hold.
 
-    A run that waits for a fresh `token`, or has outlived its own while it was paused, is let in anew by it. Raises CapabilityRefused where it is
-    missing or does not do; then nothing has changed.
+    A run that waits for a fresh `token`, or has outlived its own while it was paused, is let in anew by it. Raises
+    CapabilityRefused where it is missing or does not do; then nothing has changed.
     """
     return _request(run_id, Command.RESUME, by=by, versions=versions, token=token)
 
